@@ -1,0 +1,1 @@
+"""The systems measured beside queuecast. Nothing here imports queuecast."""

@@ -1,0 +1,262 @@
+"""The broker contract: a task queue and an event log under one name per queue.
+
+A backend promises exactly what is written here; `tests/brokers/contract.py` states every promise as a test and runs
+against all of them. Driver errors are translated at this border into the family of `errors.BrokerError`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from msgspec import Struct
+
+from ..cursor import Cursor, beginning, digest
+from ..errors import ResetRequired
+from ..event import ErrorInfo, Event, Progress, ResultEvent, TaskEvent
+from ..task import State, Task
+
+CONTROL: Final = "_qc.control"
+"""The control log, one more log: cancel requests and what workers announce."""
+
+MAX_LONE_LOSSES: Final = 5
+"""Process deaths while a task ran alone. After so many it is buried as `failed` (`worker-lost`)."""
+
+
+class Retention(NamedTuple):
+    """How much of each log is kept. What exceeds either bound is trimmed from its beginning, in steps.
+
+    A task still running keeps its place; a finished one is forgotten with its last event. A delay or timeout beyond
+    `age` is refused at submit, because the log would forget the task before it ends.
+    """
+
+    age: float = 7 * 86_400.0
+    """Seconds."""
+    size: int = 1 << 30
+    """Bytes of events per queue."""
+
+
+class Entry(NamedTuple):
+    """One event in a log, as it was appended."""
+
+    offset: int
+    body: bytes
+
+
+class Bounds(NamedTuple):
+    """What a log still holds: every event from `first` to `last`, both inclusive (`first > last`: none).
+
+    `identity` tells this log from one of the same name that was there before; None where the backend has none.
+    """
+
+    first: int
+    last: int
+    identity: str | None
+
+
+class Receipt(Struct, frozen=True):
+    """A task is durable. Everything that happens to it after `state` lies after `cursor` in its queue's log."""
+
+    id: str
+    state: State
+    cursor: Cursor
+    created: bool
+    """False where the idempotency key had been used: this is the earlier task."""
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """What the fold knows of one task."""
+
+    id: str
+    queue: str
+    name: str
+    state: State
+    attempt: int
+    cursor: Cursor
+    """The place of the task's last event: together with the stream after it there is no gap."""
+    first: int
+    """Offset of the task's first event."""
+    owner: str | None = None
+    progress: Progress | None = None
+    result: Any = None
+    error: ErrorInfo | None = None
+
+
+class Delivery(ABC):
+    """One handing-over of a task to a worker. Settle it once: by ack, retry, reject or release.
+
+    Each verb takes the event that must be durable before the delivery is settled, so that a crash in between
+    repeats work and never loses it; a backend with transactions does both in one. The awaitables may be awaited
+    later: the order of the calls is the order of the events.
+    """
+
+    task: Task
+    attempt: int
+    """Counts tries from 1. A retry raises it, a lost worker does not."""
+    suspect: bool
+    """An earlier run of this task began and never ended: its worker may have died of it, so run it alone."""
+    losses: int
+    """How many of its runs died alone; see MAX_LONE_LOSSES."""
+
+    @abstractmethod
+    def append(self, *events: Event) -> Awaitable[None]:
+        """Hand over events of this run. They are on their way when this returns, durable when it is awaited."""
+
+    @abstractmethod
+    def ack(self, *events: Event) -> Awaitable[None]:
+        """The task has ended; the last event is its result."""
+
+    @abstractmethod
+    def retry(self, delay: float, *events: Event) -> Awaitable[None]:
+        """Deliver it again after `delay` seconds, one attempt higher; the last event is `retrying`."""
+
+    @abstractmethod
+    def reject(self, reason: str, *events: Event) -> Awaitable[None]:
+        """Put it to the dead letters with a reason; the last event is its result, `failed`."""
+
+    @abstractmethod
+    def release(self, *events: Event) -> Awaitable[None]:
+        """Give it back, at once and without using up a try: the worker is stopping.
+
+        Where its run had begun the last event is `retrying` with no delay, so that nobody takes it for lost.
+        """
+
+
+OnLost: TypeAlias = Callable[[Delivery], None]
+
+
+class Broker(ABC):
+    """A connection to a backend. Belongs to the event loop it was opened in.
+
+    Every call waits a bounded time, then raises `BrokerUnavailable` (nothing happened) or `OutcomeUnknown`.
+    """
+
+    url: str
+    retention: Retention
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect. Raises `ConfigurationError` with what to do when this can never work here."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish what was handed over, then let go. Unsettled deliveries go back to their queues."""
+
+    @abstractmethod
+    async def declare(self, queue: str) -> None:
+        """Make sure that the queue and its log exist. May be repeated."""
+
+    # The task queue
+
+    @abstractmethod
+    async def submit(self, tasks: Sequence[Task]) -> list[Receipt]:
+        """Returns once all of them are durable, each with its first event. All or none are taken.
+
+        A task whose id is known already is not added again; `KeyReused` when that one differs in name or args.
+        """
+
+    @abstractmethod
+    def consume(self, queue: str, concurrency: int, on_lost: OnLost) -> AsyncGenerator[Delivery, None]:
+        """Yield deliveries, at most `concurrency` of them unsettled, in the order in which they became due.
+
+        Competes with every other consumer of the queue; a consumer that dies has its deliveries handed to others.
+        `on_lost` is called when a delivery was handed to another consumer while this one still held it.
+        """
+
+    # The event log
+
+    @abstractmethod
+    def append(self, queue: str, events: Sequence[Event]) -> Awaitable[None]:
+        """Hand over events that belong to no delivery. Same rules as `Delivery.append`."""
+
+    @abstractmethod
+    def post(self, body: bytes) -> Awaitable[None]:
+        """Append one message to the control log."""
+
+    @abstractmethod
+    def read(self, queue: str, after: int) -> AsyncGenerator[list[Entry], None]:
+        """Yield batches of what lies after the offset, in order, each entry once; then wait for more, for ever.
+
+        Raises `ResetRequired`: "trimmed" when events after `after` are gone, "ahead" when the log ends before it.
+        """
+
+    @abstractmethod
+    async def bounds(self, queue: str) -> Bounds: ...
+
+
+@runtime_checkable
+class Projected(Protocol):
+    """Ability of a backend whose own tables are the projection: what each task is now."""
+
+    async def status(self, queue: str, id: str) -> Status | None: ...
+
+    async def statuses(
+        self, queue: str, *, state: State | None = None, before: str | None = None, limit: int = 100
+    ) -> list[Status]:
+        """Newest first; `before` is the id at which the previous page ended."""
+        ...
+
+    async def counts(self) -> Mapping[str, Mapping[State, int]]:
+        """How many tasks each queue holds in each state; a queue that was declared is always there."""
+        ...
+
+    async def oldest_due(self, queue: str) -> float | None:
+        """POSIX time since which the task that waits longest could have been running."""
+        ...
+
+    async def load(self, queue: str, id: str) -> Task | None:
+        """The task as it was submitted, for a requeue."""
+        ...
+
+
+async def verify(broker: Broker, queue: str, cursor: Cursor) -> int:
+    """The offset after which a reader with this cursor goes on.
+
+    Reads inclusively at the cursor and compares, because a recreated, restored or truncated log can hold other
+    events at the same offsets. Raises `ResetRequired` with the reason.
+    """
+    bounds = await broker.bounds(queue)
+    if cursor.identity != bounds.identity:
+        raise ResetRequired("other-log")
+    if cursor.offset > bounds.last:
+        raise ResetRequired("ahead")
+    if cursor.offset < bounds.first - 1:
+        raise ResetRequired("trimmed")
+    anchored = cursor.offset >= bounds.first
+    if not anchored and bounds.identity is None and cursor.offset:
+        raise ResetRequired("trimmed")
+    if anchored and digest(await entry_at(broker, queue, cursor.offset)) != cursor.digest:
+        raise ResetRequired("diverged")
+    return cursor.offset
+
+
+async def entry_at(broker: Broker, queue: str, offset: int) -> bytes:
+    """The event at an offset that the log holds. Raises `ResetRequired` ("trimmed") when it does not any more."""
+    reader = broker.read(queue, offset - 1)
+    try:
+        async for entries in reader:
+            if entries[0].offset == offset:
+                return entries[0].body
+            break
+    finally:
+        await reader.aclose()
+    raise ResetRequired("trimmed")
+
+
+async def end_of(broker: Broker, queue: str) -> Cursor:
+    """A cursor at the log's end, as of now."""
+    bounds = await broker.bounds(queue)
+    if bounds.last < bounds.first:
+        return beginning(bounds.identity, bounds.last)
+    body = await entry_at(broker, queue, bounds.last)
+    return Cursor(bounds.identity, bounds.last, digest(body))
+
+
+def snapshot_of(event: Event) -> tuple[Progress | None, Any, ErrorInfo | None]:
+    """Progress, result and error as the task's last event tells them."""
+    if isinstance(event, ResultEvent):
+        return None, event.result, event.error
+    if isinstance(event, TaskEvent):
+        return event.task.progress, None, event.task.error
+    return None, None, None

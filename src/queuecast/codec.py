@@ -1,0 +1,71 @@
+"""Tasks, events and users' values to and from JSON bytes. JSON only, never pickle."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw
+from msgspec.structs import force_setattr
+
+from .errors import TooLarge
+from .event import MAX_EVENT_BYTES, Event
+from .task import MAX_TASK_BYTES, Task
+
+_encode = msgspec.json.Encoder().encode
+_decode_task = msgspec.json.Decoder(Task).decode
+_decode_event = msgspec.json.Decoder(Event).decode
+
+# Line ends to many an SSE client, though not to the standard: such a client would cut our JSON in two.
+_LINE_ENDS: Final = (
+    ("\u0085".encode(), rb"\u0085"),
+    ("\u2028".encode(), rb"\u2028"),
+    ("\u2029".encode(), rb"\u2029"),
+)
+
+
+def encode_task(task: Task) -> bytes:
+    """Raises `TooLarge` over MAX_TASK_BYTES."""
+    body = _encode(task)
+    if len(body) > MAX_TASK_BYTES:
+        raise TooLarge(f"the task takes {len(body)} bytes; the limit is {MAX_TASK_BYTES}")
+    return body
+
+
+def decode_task(body: bytes) -> Task:
+    return _decode_task(body)
+
+
+def encode_event(event: Event) -> bytes:
+    """One line of JSON. Raises `TooLarge` over MAX_EVENT_BYTES."""
+    body = _encode(event)
+    if not body.isascii():
+        for raw, escaped in _LINE_ENDS:
+            body = body.replace(raw, escaped)
+    if len(body) > MAX_EVENT_BYTES:
+        raise TooLarge(f"the event takes {len(body)} bytes; the limit is {MAX_EVENT_BYTES}")
+    return body
+
+
+def decode_event(body: bytes, cursor: str = "") -> Event:
+    event: Event = _decode_event(body)
+    force_setattr(event, "cursor", cursor)
+    if event.type == "result" and event.result is UNSET:
+        force_setattr(event, "result", None)
+    return event
+
+
+def encode_value(value: Any) -> Raw:
+    """A handler's result or output, an argument. Raises `ValueError` for what JSON cannot carry."""
+    try:
+        return Raw(msgspec.json.encode(value, enc_hook=_pydantic))
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise ValueError(f"JSON cannot carry this {type(value).__name__}: {error}") from error
+
+
+def _pydantic(value: Any) -> Any:
+    """Pydantic models are accepted where they are installed; queuecast does not import them."""
+    dump = getattr(value, "model_dump", None)
+    if dump is None:
+        raise NotImplementedError(f"objects of type {type(value).__name__} are not JSON")
+    return dump(mode="json")

@@ -1,0 +1,109 @@
+"""The event: an immutable fact about a task, as clients see it. The payload stands under the key `type` names."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final, Literal, TypeAlias
+
+from msgspec import UNSET, Struct
+
+from .task import FinalState, State, Task, timestamp
+
+MAX_EVENT_BYTES: Final = 512_000
+"""Bytes of one encoded event. An output or a result over it ends its task as `failed` (`result-too-large`)."""
+
+
+class Progress(Struct, frozen=True, omit_defaults=True):
+    """How far a run is, in units of its own; `total` is None while unknown."""
+
+    current: float
+    total: float | None = None
+    note: str = ""
+
+
+class ErrorInfo(Struct, frozen=True):
+    """Why a run failed: a stable word or the exception's class, and a sentence for people."""
+
+    type: str
+    message: str = ""
+
+
+class TaskInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A task at one moment, whole: a page can put it in place of what it had."""
+
+    id: str
+    name: str
+    state: State
+    attempt: int
+    progress: Progress | None = None
+    error: ErrorInfo | None = None
+    delay: float | None = None
+    alone: bool = False
+
+
+class _Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    id: str
+    queue: str
+    attempt: int
+    run: str | None = None
+    seq: int | None = None
+    time: str
+    owner: str | None = None
+
+
+class TaskEvent(_Event, frozen=True, kw_only=True, omit_defaults=True, tag="task"):
+    """The task changed or progressed. `retrying` carries the error and the delay in seconds."""
+
+    type: ClassVar[Literal["task"]] = "task"
+    task: TaskInfo
+    cursor: str = ""
+
+
+class OutputEvent(_Event, frozen=True, kw_only=True, omit_defaults=True, tag="output"):
+    """One value that a generator handler yielded; `index` counts from 0 in each run."""
+
+    type: ClassVar[Literal["output"]] = "output"
+    output: Any
+    index: int
+    cursor: str = ""
+
+
+class ResultEvent(_Event, frozen=True, kw_only=True, omit_defaults=True, tag="result"):
+    """How the task ended, once and for all."""
+
+    type: ClassVar[Literal["result"]] = "result"
+    state: FinalState
+    result: Any = UNSET
+    error: ErrorInfo | None = None
+    cursor: str = ""
+
+
+Event: TypeAlias = TaskEvent | OutputEvent | ResultEvent
+
+
+def submitted(task: Task) -> TaskEvent:
+    """The first event of a task: `scheduled` when its time lies ahead, else `queued`."""
+    waits = task.not_before is not None and task.not_before > task.submitted_at
+    info = TaskInfo(id=task.id, name=task.name, state="scheduled" if waits else "queued", attempt=1)
+    return TaskEvent(
+        id=task.id,
+        queue=task.queue,
+        attempt=1,
+        time=timestamp(task.submitted_at),
+        owner=task.owner,
+        task=info,
+    )
+
+
+def ended(
+    task: Task, state: FinalState, now: float, *, attempt: int = 1, error: ErrorInfo | None = None
+) -> ResultEvent:
+    """A result that belongs to no run: cancelled before it ran, expired, lost for good."""
+    return ResultEvent(
+        id=task.id,
+        queue=task.queue,
+        attempt=attempt,
+        time=timestamp(now),
+        owner=task.owner,
+        state=state,
+        error=error,
+    )

@@ -1,0 +1,187 @@
+"""The task: one submitted unit of work, immutable."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+import msgspec
+from msgspec import Raw, Struct
+
+from .errors import Flaw, InvalidInput, TooLarge
+
+State: TypeAlias = Literal["scheduled", "queued", "running", "retrying", "succeeded", "failed", "cancelled"]
+FinalState: TypeAlias = Literal["succeeded", "failed", "cancelled"]
+
+STATES: Final[tuple[State, ...]] = get_args(State)
+FINAL_STATES: Final[frozenset[str]] = frozenset(get_args(FinalState))
+
+QUEUE_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
+"""No dots: `a.b` and `a_b` are one metric on Kafka. `_qc.` begins every object of our own, so none collides."""
+
+MAX_TASK_BYTES: Final = 512_000
+"""Bytes of one encoded task. A larger one is refused at submit (`TooLarge`, HTTP 413)."""
+
+MAX_NAME_CHARS: Final = 200
+"""Characters of a task name, owner or key. A longer one is refused at submit."""
+
+_WORD: Final = f"must be 1 to {MAX_NAME_CHARS} printable characters"
+
+MAX_RETRIES: Final = 1_000
+"""Retries one task may ask for. More are refused at submit."""
+
+
+class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is asked for. Times are POSIX seconds, durations are seconds, `args` is a JSON object as bytes."""
+
+    id: str
+    queue: str
+    name: str
+    args: Raw
+    submitted_at: float
+    not_before: float | None = None
+    expires_at: float | None = None
+    timeout: float | None = None
+    retries: int = 0
+    owner: str | None = None
+    reply_to: str | None = None
+    correlation_id: str | None = None
+    traceparent: str | None = None
+    requeued_from: str | None = None
+
+
+class Options(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a submitter may choose for one task, by the names of the HTTP body.
+
+    `delay` and `timeout` are seconds; `not_before` and `expires_at` are times with a zone.
+    """
+
+    delay: float | None = None
+    not_before: datetime | None = None
+    expires_at: datetime | None = None
+    timeout: float | None = None
+    retries: int | None = None
+    idempotency_key: str | None = None
+    owner: str | None = None
+    priority: int | None = None
+    correlation_id: str | None = None
+    traceparent: str | None = None
+
+
+def is_queue_name(name: str) -> bool:
+    return QUEUE_NAME.fullmatch(name) is not None
+
+
+def new_task_id(now: float | None = None) -> str:
+    """A UUIDv7 (RFC 9562 §5.7): sorts by its millisecond of creation."""
+    millis = int((time.time() if now is None else now) * 1000)
+    return _uuid(millis.to_bytes(6, "big") + secrets.token_bytes(10), version=7)
+
+
+def keyed_task_id(owner: str | None, queue: str, key: str) -> str:
+    """A UUIDv8 (RFC 9562 §5.8) of owner, queue and key: any gateway computes the same id for the same key."""
+    material = msgspec.json.encode([owner, queue, key])
+    return _uuid(hashlib.sha256(material).digest()[:16], version=8)
+
+
+def _uuid(raw: bytes, version: int) -> str:
+    digits = raw.hex()
+    variant = "89ab"[raw[8] >> 4 & 3]
+    return f"{digits[:8]}-{digits[8:12]}-{version}{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
+def make_task(queue: str, name: str, args: Raw, options: Options, *, now: float, horizon: float) -> Task:
+    """Bind options to one task. `horizon`: seconds of the log's retention; no delay or timeout may exceed it.
+
+    Raises `InvalidInput` naming each bad option, `TooLarge` over MAX_TASK_BYTES. Pure but for the random id.
+    """
+    flaws = [*_name_flaws(name), *_option_flaws(options, now, horizon)]
+    if flaws:
+        raise InvalidInput("the task's options are not usable", flaws)
+    if len(args) > MAX_TASK_BYTES:
+        raise TooLarge(f"the arguments take {len(args)} bytes; the limit is {MAX_TASK_BYTES}")
+    key = options.idempotency_key
+    return Task(
+        id=new_task_id(now) if key is None else keyed_task_id(options.owner, queue, key),
+        queue=queue,
+        name=name,
+        args=args,
+        submitted_at=now,
+        not_before=_not_before(options, now),
+        expires_at=_posix(options.expires_at),
+        timeout=options.timeout,
+        retries=options.retries or 0,
+        owner=options.owner,
+        correlation_id=options.correlation_id,
+        traceparent=options.traceparent,
+    )
+
+
+def _not_before(options: Options, now: float) -> float | None:
+    if options.delay:
+        return now + options.delay
+    return _posix(options.not_before)
+
+
+def _posix(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
+
+
+def _name_flaws(name: str) -> list[Flaw]:
+    return [] if _is_word(name) else [Flaw("/name", _WORD)]
+
+
+def _option_flaws(options: Options, now: float, horizon: float) -> list[Flaw]:
+    delay, timeout, retries = options.delay, options.timeout, options.retries
+    not_before, expires_at = options.not_before, options.expires_at
+    words = {
+        "owner": options.owner,
+        "idempotency_key": options.idempotency_key,
+        "correlation_id": options.correlation_id,
+        "traceparent": options.traceparent,
+    }
+    checks = (
+        ("delay", delay is not None and not 0 <= delay <= horizon, f"must be 0 to {horizon:.0f} seconds"),
+        ("delay", delay is not None and not_before is not None, "give delay or not_before, not both"),
+        ("not_before", not _has_zone(not_before), "must carry a time zone"),
+        ("not_before", not_before and not_before.timestamp() > now + horizon, "lies too far ahead"),
+        ("expires_at", not _has_zone(expires_at), "must carry a time zone"),
+        ("expires_at", expires_at and expires_at.timestamp() <= now, "has already passed"),
+        ("timeout", timeout is not None and not 0 < timeout <= horizon, f"must be over 0, up to {horizon:.0f} seconds"),
+        ("retries", retries is not None and not 0 <= retries <= MAX_RETRIES, f"must be 0 to {MAX_RETRIES}"),
+        *((field, text is not None and not _is_word(text), _WORD) for field, text in words.items()),
+    )
+    return [Flaw(f"/{field}", detail) for field, wrong, detail in checks if wrong]
+
+
+def _has_zone(moment: datetime | None) -> bool:
+    return moment is None or moment.tzinfo is not None
+
+
+def _is_word(text: str) -> bool:
+    return 0 < len(text) <= MAX_NAME_CHARS and text.isprintable()
+
+
+def timestamp(moment: float) -> str:
+    """RFC 3339 in UTC with milliseconds, as every event carries it."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def options_from(values: Mapping[str, Any]) -> Options:
+    """Options given by name. Raises `InvalidInput` for an unknown name or a wrong type."""
+    try:
+        return msgspec.convert(values, Options)
+    except msgspec.ValidationError as error:
+        raise invalid("the task's options are not usable", error) from error
+
+
+def invalid(detail: str, error: msgspec.ValidationError) -> InvalidInput:
+    """msgspec's complaint (`… - at `$.a[0]``) as an `InvalidInput` with a JSON Pointer."""
+    message, _, path = str(error).partition(" - at `$")
+    pointer = re.sub(r"\.|\[", "/", path.rstrip("`")).replace("]", "")
+    return InvalidInput(detail, [Flaw(pointer, message)])
