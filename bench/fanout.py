@@ -1,15 +1,16 @@
 """Fan-out on one core: every event to every stream, at a demanded rate.
 
-How many deliveries a second does one server process make, and how late are they?
+How many deliveries a second does one server process make, and how late are they? At a rate that a
+subject cannot hold, its latency is that of a growing backlog and says only that it is over its limit.
 """
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import ours
-from lib import events, proc, report, sse_load
+from lib import events, options, proc, report, sse_load, trials
 from lib.publish import Publisher
 from lib.subject import Server, Subject
 from peers import asgi_sse, nchan
@@ -23,18 +24,24 @@ SUBJECTS = (
 )
 
 
-def measure(server: Server, rate: float, options: argparse.Namespace) -> dict[str, float | None]:
-    """One trial on a fresh server: open the streams, warm up, measure while publishing goes on."""
+def trial(subject: Subject, rate: float, chosen: argparse.Namespace) -> trials.Figures:
+    """On a fresh server, so that no trial inherits a backlog."""
+    with proc.workdir() as folder, subject.start(Path(folder)) as server:
+        return measure(server, rate, chosen)
+
+
+def measure(server: Server, rate: float, chosen: argparse.Namespace) -> trials.Figures:
+    """Open the streams, warm up, then measure while publishing goes on."""
 
     def request(first: int, last: int) -> bytes:
-        return server.publish([(0, events.payload(options.size)) for _ in range(first, last)])
+        return server.publish([(0, events.payload(chosen.size)) for _ in range(first, last)])
 
-    with sse_load.streams(server.port, server.path, options.streams) as load:
+    with sse_load.streams(server.port, server.path, chosen.streams) as load:
         publisher = Publisher(server.port, check=request(0, 1))
-        publisher.at_rate(rate, options.warmup, request)
+        publisher.at_rate(rate, chosen.warmup, request)
         load.reset()
         cpu, began = server.process.cpu_seconds(), time.monotonic()
-        sent = publisher.at_rate(rate, options.seconds, request)
+        sent = publisher.at_rate(rate, chosen.seconds, request)
         result = load.report()
         elapsed = time.monotonic() - began
         cpu = server.process.cpu_seconds() - cpu
@@ -50,57 +57,32 @@ def measure(server: Server, rate: float, options: argparse.Namespace) -> dict[st
     }
 
 
-def trial(subject: Subject, rate: float, options: argparse.Namespace, missing: set[str]) -> dict[str, Any] | None:
-    if subject.name in missing:
-        return None
-    try:
-        with proc.workdir() as folder, subject.start(Path(folder)) as server:
-            figures = measure(server, rate, options)
-    except proc.MissingError as reason:
-        missing.add(subject.name)
-        report.note(f"{subject.name}: left out: {reason}")
-        return None
-    report.note(f"{subject.name} at {rate:g}/s: {({k: report.rounded(v) for k, v in figures.items() if v is not None})}")
-    return figures
-
-
-def saturation(result: dict[str, Any] | None) -> float | None:
-    """Most deliveries a second at any demanded rate."""
-    return max(at["deliveries_per_s"] for at in result.values()) if result else None
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options.parser(__doc__)
     parser.add_argument("--streams", type=int, default=5000)
     parser.add_argument("--size", type=int, default=100, help="bytes of an event's data")
-    parser.add_argument("--rates", default="20,200", help="events a second, comma-separated")
-    parser.add_argument("--warmup", type=float, default=2.0)
+    parser.add_argument("--rates", default="10,20,200", help="events a second, comma-separated")
+    parser.add_argument("--warmup", type=float, default=2.0, help="seconds")
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="names of subjects, comma-separated")
-    options = parser.parse_args()
-    rates = [float(rate) for rate in options.rates.split(",")]
-    only = set(filter(None, options.only.split(",")))
-    subjects = [subject for subject in SUBJECTS if not only or subject.name in only]
+    chosen = parser.parse_args()
+    rates = [float(rate) for rate in chosen.rates.split(",")]
 
-    proc.pin(proc.LOAD_CPU)
-    missing: set[str] = set()
-    rounds: dict[str, dict[float, list[dict[str, Any]]]] = {s.name: {rate: [] for rate in rates} for s in subjects}
-    for _ in range(options.rounds):
-        for rate in rates:
-            for subject in subjects:
-                figures = trial(subject, rate, options, missing)
-                if figures:
-                    rounds[subject.name][rate].append(figures)
-
-    results = {
-        name: None if name in missing else {f"{rate:g}/s": report.medians(by_rate[rate]) for rate in rates}
-        for name, by_rate in rounds.items()
-    }
-    best = {name: saturation(result) for name, result in results.items()}
-    ours_best = best.get("queuecast")
-    ratios = {f"queuecast/{name}": report.ratio(ours_best, value) for name, value in best.items() if name != "queuecast"}
-    report.emit("fanout", vars(options), results, saturation_per_s=best, saturation_ratios=ratios)
+    results = trials.interleaved(
+        {
+            (subject.name, f"{rate:g}/s"): partial(trial, subject, rate, chosen)
+            for rate in rates
+            for subject in options.chosen(SUBJECTS, chosen)
+        },
+        chosen.rounds,
+    )
+    saturation = trials.best(results, "deliveries_per_s")
+    report.emit(
+        "fanout",
+        vars(chosen),
+        results,
+        saturation_per_s=saturation,
+        saturation_ratios=trials.ratios(saturation) if "queuecast" in saturation else {},
+    )
 
 
 if __name__ == "__main__":

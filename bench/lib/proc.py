@@ -153,10 +153,9 @@ def python(*arguments: str) -> list[str]:
 
 def uvicorn(app: str, port: int) -> list[str]:
     """How the ASGI peers are served: uvicorn at its fastest, no logs, room for a burst of connects."""
-    return python(
-        *("-m", "uvicorn", app, "--host", HOST, "--port", str(port), "--loop", "uvloop", "--http", "httptools"),
-        *("--no-access-log", "--log-level", "warning", "--backlog", "4096", "--timeout-keep-alive", "3600"),
-    )
+    fast = "--loop uvloop --http httptools --no-access-log --log-level warning"
+    patient = "--backlog 4096 --timeout-keep-alive 3600"
+    return python("-m", "uvicorn", app, "--host", HOST, "--port", str(port), *f"{fast} {patient}".split())
 
 
 def free_port() -> int:

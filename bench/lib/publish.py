@@ -33,7 +33,7 @@ class Publisher:
                 pass
 
     def at_rate(self, rate: float, seconds: float, request: Callable[[int, int], bytes]) -> int:
-        """Send events number `first` to `last` - 1 as they fall due: request(first, last) builds the bytes."""
+        """Send events as they fall due; request(first, last) makes the bytes of those from first to last - 1."""
         start = time.monotonic()
         sent = 0
         while (elapsed := time.monotonic() - start) < seconds:

@@ -1,7 +1,8 @@
-"""The load process: opens many SSE streams with raw sockets and counts what arrives, as cheaply as Python can.
+"""The load process: opens many SSE streams on raw sockets and counts what arrives, as cheaply as it can.
 
 Started by sse_load.py. Its stdin gives one line of JSON with what to open, then one command a line:
-`reset` starts a measurement, `report` ends it; each is answered with one line of JSON. It ends with its stdin.
+`reset` starts a measurement, `report` ends it; each is answered with one line of JSON.
+It ends with its stdin.
 """
 
 import array
@@ -136,7 +137,7 @@ class Streams:
 
 def main() -> None:
     allow_open_files()
-    commands = sys.stdin.buffer.raw  # unbuffered: epoll must see every line
+    commands = sys.stdin.buffer.raw
     config = json.loads(_line(commands))
     streams = Streams(config)
     streams.open(config["samples"])
@@ -157,11 +158,9 @@ def main() -> None:
 
 
 def _line(source: Any) -> bytes:
+    """Byte by byte: what follows the line must stay in the pipe, where epoll sees it."""
     line = b""
-    while not line.endswith(b"\n"):
-        got = source.read(1) if line else source.read(1)
-        if not got:
-            break
+    while not line.endswith(b"\n") and (got := source.read(1)):
         line += got
     return line.strip()
 

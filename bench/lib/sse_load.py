@@ -60,18 +60,14 @@ def streams(port: int, path: Callable[[int], str], count: int, samples: int = 50
     per_process = max(1, proc.allow_open_files() - RESERVED_FILES)
     parts = [range(start, min(start + per_process, count)) for start in range(0, count, per_process)]
     with contextlib.ExitStack() as stack:
-        clients = [
-            stack.enter_context(
-                proc.running(proc.python("-m", "lib.sse_client"), cpu=proc.LOAD_CPU, cwd=proc.BENCH, pipes=True)
-            )
-            for _ in parts
-        ]
-        for client, part in zip(clients, parts, strict=True):
+        client = proc.python("-m", "lib.sse_client")
+        clients = [stack.enter_context(proc.running(client, cpu=proc.LOAD_CPU, pipes=True)) for _ in parts]
+        for process, part in zip(clients, parts, strict=True):
             paths = [path(i) for i in part]
             config = {"host": proc.HOST, "port": port, "paths": paths, "samples": samples // len(parts)}
-            _write(client, json.dumps(config))
-        for client in clients:
-            _read(client)  # all established
+            _write(process, json.dumps(config))
+        for process in clients:
+            _read(process)  # all established
         yield SseLoad(clients)
 
 

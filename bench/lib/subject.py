@@ -19,7 +19,7 @@ class Server:
     process: Process  # whose CPU and memory count, with all its descendants
     port: int
     path: Callable[[int], str]  # of the i-th stream
-    publish: Callable[[Sequence[Event]], bytes]  # raw HTTP for these events: one request, or several pipelined
+    publish: Callable[[Sequence[Event]], bytes]  # raw HTTP for these events: one request or several
 
 
 @dataclass(frozen=True)
@@ -30,5 +30,5 @@ class Subject:
 
 def post(path: str, body: bytes, content_type: str = "application/json") -> bytes:
     """A raw HTTP request."""
-    head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: {content_type}\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body

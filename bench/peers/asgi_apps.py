@@ -5,7 +5,7 @@ Two apps with the same routes: one on sse-starlette, one by hand on StreamingRes
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
@@ -53,7 +53,7 @@ async def handmade_stream(request: Request) -> Response:
     return StreamingResponse(frames(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-def _app(stream) -> Starlette:
+def _app(stream: Callable[[Request], Awaitable[Response]]) -> Starlette:
     return Starlette(
         routes=[
             Route("/publish/{channel}", publish, methods=["POST"]),

@@ -27,8 +27,8 @@ __all__ = [
 #: Holds an idle stream open. One LF only: some clients answer a blank line with an empty message.
 KEEPALIVE: Final = b":\n"
 
-#: Bytes (16 MiB) that a `Parser` holds of one message, its unfinished line included.
-#: The stream that goes beyond is refused with `MessageTooLong`.
+#: Bytes (16 MiB) that a `Parser` holds of one message: its data so far and the line that is being read.
+#: A stream that goes beyond is refused with `MessageTooLong`.
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
 #: Milliseconds. The largest integer that JavaScript holds exactly, so that all clients agree on it;
@@ -118,7 +118,6 @@ class Parser:
         "_after_cr",
         "_at_start",
         "_data",
-        "_data_bytes",
         "_event",
         "_id",
         "_limit",
@@ -133,8 +132,7 @@ class Parser:
         self.retry_ms: int | None = None
         self._id = last_event_id
         self._event = ""
-        self._data: list[bytes] = []
-        self._data_bytes = 0
+        self._data = bytearray()
         self._tail = bytearray()
         self._at_start = True
         self._after_cr = False
@@ -180,7 +178,7 @@ class Parser:
         return lines
 
     def _check_length(self, line_bytes: int) -> None:
-        if self._too_long or self._data_bytes + line_bytes > self._limit:
+        if self._too_long or len(self._data) + line_bytes > self._limit:
             self._too_long = True
             raise MessageTooLong(f"message of more than {self._limit} bytes in an event stream")
 
@@ -191,8 +189,8 @@ class Parser:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
-            self._data.append(value)
-            self._data_bytes += len(value) + 1
+            self._data += value
+            self._data.append(_LF)
         elif name == b"id" and b"\0" not in value:
             self._id = _decode(value)
         elif name == b"event":
@@ -207,9 +205,8 @@ class Parser:
         event, self._event = self._event, ""
         if not self._data:
             return None
-        message = Message(event or "message", _decode(b"\n".join(self._data)), self._id)
+        message = Message(event or "message", _decode(self._data[:-1]), self._id)
         self._data.clear()
-        self._data_bytes = 0
         return message
 
 
@@ -225,7 +222,7 @@ def _one_line_end(text: bytes) -> bytes:
     return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-def _decode(value: bytes) -> str:
+def _decode(value: bytes | bytearray) -> str:
     """As WHATWG's UTF-8 decoder. Line by line is enough: no line end is ever part of a longer character."""
     return value.decode("utf-8", "replace")
 

@@ -1,0 +1,96 @@
+"""The tail: one reader of one queue's log for this whole process, however many follow it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from .brokers.base import Broker, Entry, end_of
+from .cursor import Cursor, beginning, cursor_at
+from .errors import BrokerError, ResetRequired
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS: Final = 1.0
+"""Seconds before a tail reads again after its broker failed; followers wait meanwhile, nothing is skipped."""
+
+
+class Listener(Protocol):
+    """Who wants to see a queue's log as it grows. Called in the event loop; must not block or raise."""
+
+    def entries(self, entries: list[Entry]) -> None:
+        """What came, in order, each once."""
+
+    def restarted(self, reason: str, at: Cursor) -> None:
+        """The log cannot be followed from where it was (see `ResetRequired.reason`); it goes on after `at`."""
+
+
+class Tail:
+    """Follows one queue's log and hands what comes to its listeners.
+
+    `backlog` is the number of past offsets to begin with, so that clients which reconnect after a restart find
+    what they missed here and need not all read the log.
+    """
+
+    def __init__(self, broker: Broker, queue: str, backlog: int = 0) -> None:
+        self.queue = queue
+        self.at = beginning(None)
+        """The place that the listeners have been told of."""
+        self._broker = broker
+        self._backlog = backlog
+        self._listeners: list[Listener] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Tail {self.queue} at {self.at} for {len(self._listeners)}>"
+
+    async def start(self) -> None:
+        """Find the log's end; the reading goes on in the background. Raises `BrokerError`."""
+        self.at = await self._begin()
+        self._task = asyncio.create_task(self._follow(), name=f"queuecast tail {self.queue}")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Tell this listener of everything after `self.at`, until the returned function is called."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def _begin(self) -> Cursor:
+        bounds = await self._broker.bounds(self.queue)
+        start = max(bounds.first - 1, bounds.last - self._backlog)
+        if self._backlog and start < bounds.last:
+            return beginning(bounds.identity, start)
+        return await end_of(self._broker, self.queue)
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._read_on()
+            except ResetRequired as reset:
+                await self._restart(reset.reason)
+            except BrokerError as error:
+                logger.warning("the log of %s cannot be read, trying again: %s", self.queue, error)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _read_on(self) -> None:
+        reader = self._broker.read(self.queue, self.at.offset)
+        try:
+            async for entries in reader:
+                last = entries[-1]
+                self.at = cursor_at(self.at.identity, last.offset, last.body)
+                for listener in tuple(self._listeners):
+                    listener.entries(entries)
+        finally:
+            await reader.aclose()
+
+    async def _restart(self, reason: str) -> None:
+        self.at = await end_of(self._broker, self.queue)
+        logger.warning("the log of %s cannot be followed (%s); going on at %s", self.queue, reason, self.at)
+        for listener in tuple(self._listeners):
+            listener.restarted(reason, self.at)
