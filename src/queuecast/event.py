@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
 from msgspec import UNSET, Struct
 
@@ -94,8 +94,19 @@ def submitted(task: Task) -> TaskEvent:
     )
 
 
+class _Named(Protocol):
+    """A task, or the status of one."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def queue(self) -> str: ...
+    @property
+    def owner(self) -> str | None: ...
+
+
 def ended(
-    task: Task, state: FinalState, now: float, *, attempt: int = 1, error: ErrorInfo | None = None
+    task: _Named, state: FinalState, now: float, *, attempt: int = 1, error: ErrorInfo | None = None
 ) -> ResultEvent:
     """A result that belongs to no run: cancelled before it ran, expired, lost for good."""
     return ResultEvent(

@@ -148,7 +148,7 @@ class Parser:
         """
         messages: list[Message] = []
         try:
-            self._check_length(0)
+            self._check_length(0)  # a parser that has failed keeps nothing more
             for line in self._lines(chunk):
                 self._check_length(len(line))
                 message = self._interpret(line)

@@ -180,8 +180,12 @@ def options_from(values: Mapping[str, Any]) -> Options:
         raise invalid("the task's options are not usable", error) from error
 
 
-def invalid(detail: str, error: msgspec.ValidationError) -> InvalidInput:
-    """msgspec's complaint (`… - at `$.a[0]``) as an `InvalidInput` with a JSON Pointer."""
+_FIELD: Final = re.compile(r"(?:missing required|contains unknown) field `([^`]+)`")
+
+
+def invalid(detail: str, error: msgspec.ValidationError, under: str = "") -> InvalidInput:
+    """msgspec's complaint (`… - at `$.a[0]``) as an `InvalidInput` with a JSON Pointer that names the field."""
     message, _, path = str(error).partition(" - at `$")
-    pointer = re.sub(r"\.|\[", "/", path.rstrip("`")).replace("]", "")
-    return InvalidInput(detail, [Flaw(pointer, message)])
+    pointer = under + re.sub(r"\.|\[", "/", path.rstrip("`")).replace("]", "")
+    named = _FIELD.search(message)
+    return InvalidInput(detail, [Flaw(f"{pointer}/{named[1]}" if named else pointer, message)])

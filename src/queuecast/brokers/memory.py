@@ -81,6 +81,11 @@ class MemoryBroker(Broker):
 
     async def close(self) -> None:
         self._open = False
+        for queue in self._queues.values():
+            for job in queue.jobs.values():
+                if job.holder is not None:
+                    await job.holder.release()
+            queue.wake()
 
     async def declare(self, queue: str) -> None:
         self._queue(queue)
@@ -88,22 +93,22 @@ class MemoryBroker(Broker):
     # The task queue
 
     async def submit(self, tasks: Sequence[Task]) -> list[Receipt]:
+        batch: dict[str, Task] = {}
         for task in tasks:
             encode_task(task)
-            self._refuse_reused_key(task)
+            job = self._queue(task.queue).jobs.get(task.id)
+            earlier = job.task if job else batch.setdefault(task.id, task)
+            if (earlier.name, bytes(earlier.args)) != (task.name, bytes(task.args)):
+                raise KeyReused("this idempotency key belongs to a task with another name or other arguments")
         return [self._take(task) for task in tasks]
-
-    def _refuse_reused_key(self, task: Task) -> None:
-        known = self._queue(task.queue).jobs.get(task.id)
-        if known and (known.task.name, bytes(known.task.args)) != (task.name, bytes(task.args)):
-            raise KeyReused("this idempotency key belongs to a task with another name or other arguments")
 
     def _take(self, task: Task) -> Receipt:
         queue = self._queue(task.queue)
         job = queue.jobs.get(task.id)
         created = job is None
         if job is None:
-            self._append(queue, submitted(task), task)
+            first = submitted(task)
+            self._append(queue, first, encode_event(first), task)
             job = queue.jobs[task.id]
             if task.expires_at is not None:
                 wait = max(0.0, task.expires_at - self._clock())
@@ -111,14 +116,16 @@ class MemoryBroker(Broker):
         return Receipt(task.id, job.record.state, self._cursor(queue, job.last), created)
 
     def _expire(self, queue: _Queue, job: _Job) -> None:
-        if job.due is not None:
-            self._append(queue, _expired(job, self._clock()))
+        """Nobody began it in time. While a worker holds it, it waits for what that one makes of it."""
+        if job.due is not None and job.record.state in ("scheduled", "queued"):
+            expired = _expired(job, self._clock())
+            self._append(queue, expired, encode_event(expired))
 
     async def consume(self, queue: str, concurrency: int, on_lost: OnLost) -> AsyncGenerator[Delivery, None]:
         held: set[MemoryDelivery] = set()
-        place = self._queue(queue)
         try:
             while True:
+                place = self._queue(queue)
                 job = self._next_due(place) if len(held) < concurrency else None
                 if job is None:
                     await self._wait_for_work(place, idle=len(held) < concurrency)
@@ -146,9 +153,7 @@ class MemoryBroker(Broker):
     # The event log
 
     def append(self, queue: str, events: Sequence[Event]) -> Awaitable[None]:
-        place = self._queue(queue)
-        for event in events:
-            self._append(place, event)
+        self._write(self._queue(queue), events)
         return _done()
 
     def post(self, body: bytes) -> Awaitable[None]:
@@ -158,10 +163,10 @@ class MemoryBroker(Broker):
         return _done()
 
     async def read(self, queue: str, after: int) -> AsyncGenerator[list[Entry], None]:
-        place = self._queue(queue)
-        if after > place.last:
+        if after > self._queue(queue).last:
             raise ResetRequired("ahead")
         while True:
+            place = self._queue(queue)
             if after < place.trimmed:
                 raise ResetRequired("trimmed")
             start = after - place.trimmed
@@ -187,9 +192,11 @@ class MemoryBroker(Broker):
         self, queue: str, *, state: State | None = None, before: str | None = None, limit: int = 100
     ) -> list[Status]:
         place = self._queue(queue)
-        newest_first = sorted(place.jobs, reverse=True)
-        jobs = (place.jobs[id] for id in newest_first if before is None or id < before)
-        matching = [job for job in jobs if state is None or job.record.state == state]
+        newest_first = list(reversed(place.jobs.values()))
+        if before is not None:
+            previous = place.jobs.get(before)
+            newest_first = [job for job in newest_first if previous and job.first < previous.first]
+        matching = [job for job in newest_first if state is None or job.record.state == state]
         return [self._status(place, job) for job in matching[:limit]]
 
     async def counts(self) -> Mapping[str, Mapping[State, int]]:
@@ -215,11 +222,17 @@ class MemoryBroker(Broker):
             raise BrokerUnavailable("the broker is closed")
         return self._queues.setdefault(name, _Queue())
 
-    def _append(self, queue: _Queue, event: Event, task: Task | None = None) -> None:
+    def _write(self, queue: _Queue, events: Sequence[Event]) -> None:
+        """All or none: where one is too large, none is written."""
+        if events and not self._open:
+            raise BrokerUnavailable("the broker is closed")
+        for event, body in [(event, encode_event(event)) for event in events]:
+            self._append(queue, event, body)
+
+    def _append(self, queue: _Queue, event: Event, body: bytes, task: Task | None = None) -> None:
         """Fold the event in; what the fold refuses never enters the log."""
         job = queue.jobs.get(event.id)
         record = apply(job.record if job else None, event)
-        body = encode_event(event)
         if record is None or (job is None and task is None):
             return
         offset = self._log(queue, body)
@@ -282,7 +295,7 @@ class MemoryDelivery(Delivery):
         self.task = job.task
         self.attempt = job.attempt
         self.suspect = job.record.state == "running"
-        self.losses = job.record.losses
+        self.losses = job.record.losses + (self.suspect and job.record.alone)
         self._broker = broker
         self._queue = queue
         self._job = job
@@ -291,16 +304,14 @@ class MemoryDelivery(Delivery):
         held.add(self)
 
     def append(self, *events: Event) -> Awaitable[None]:
-        for event in events:
-            self._broker._append(self._queue, event)
+        self._broker._write(self._queue, events)
         return _done()
 
     def ack(self, *events: Event) -> Awaitable[None]:
         return self._settle(None, *events)
 
     def retry(self, delay: float, *events: Event) -> Awaitable[None]:
-        self._job.attempt = self.attempt + 1
-        return self._settle(self._broker._clock() + delay, *events)
+        return self._settle(self._broker._clock() + delay, *events, attempt=self.attempt + 1)
 
     def reject(self, reason: str, *events: Event) -> Awaitable[None]:
         return self._settle(None, *events)
@@ -308,11 +319,15 @@ class MemoryDelivery(Delivery):
     def release(self, *events: Event) -> Awaitable[None]:
         return self._settle(self.task.submitted_at, *events)
 
-    def _settle(self, due: float | None, *events: Event) -> Awaitable[None]:
-        self.append(*events)
-        if self._job.holder is self:
-            self._job.holder = None
-            self._job.due = None if self._job.record.final else due
+    def _settle(self, due: float | None, *events: Event, attempt: int | None = None) -> Awaitable[None]:
+        self._broker._write(self._queue, events)
+        job, now = self._job, self._broker._clock()
+        if job.holder is self:
+            job.holder = None
+            job.attempt = attempt or job.attempt
+            job.due = None if job.record.final else due
+            if self.task.expires_at is not None and self.task.expires_at <= now:
+                self._broker._expire(self._queue, job)
         self._held.discard(self)
         self._queue.wake()
         return _done()

@@ -1,0 +1,189 @@
+"""The application: queues and handlers under one broker, and the doors to worker and gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+from .brokers import make_broker
+from .errors import ConfigurationError
+from .queue import REPLY_WITHIN, Queue
+from .session import Session
+from .task import is_queue_name
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+
+    from .gateway import Gateway
+
+T = TypeVar("T")
+
+DEFAULT_URL: Final = "sqlite:///queuecast.db"
+
+
+class Principal:
+    """Who a connection belongs to, and what they may do; returned by `authenticate`.
+
+    `follow="own"` shows them only their own tasks. `manage` allows cancel and requeue of tasks of others.
+    """
+
+    __slots__ = ("follow", "manage", "subject", "submit")
+
+    def __init__(
+        self, subject: str, *, submit: bool = True, follow: Literal["all", "own"] = "all", manage: bool = False
+    ) -> None:
+        self.subject = subject
+        self.submit = submit
+        self.follow: Literal["all", "own"] = follow
+        self.manage = manage
+
+    def __repr__(self) -> str:
+        return f"<Principal {self.subject}: submit={self.submit} follow={self.follow} manage={self.manage}>"
+
+
+class Queuecast:
+    """An application's queues.
+
+    `url` names the broker; without one `QUEUECAST_BROKER` does, else a SQLite file in the working directory.
+    `authenticate` is your own login: from a connection to a `Principal`, or None for nobody. `lifespan` is an async
+    context manager that each worker process enters once; what it yields is `Context.state`.
+
+    Raises `ConfigurationError` for a URL that names no broker.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        authenticate: Callable[[HTTPConnection], Coroutine[Any, Any, Principal | None]] | None = None,
+        lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+    ) -> None:
+        self.authenticate = authenticate
+        self.lifespan = lifespan
+        self.queues: dict[str, Queue] = {}
+        self.use(url or os.environ.get("QUEUECAST_BROKER") or DEFAULT_URL)
+        self._gateway: Gateway | None = None
+        self._sessions: dict[asyncio.AbstractEventLoop, asyncio.Future[Session]] = {}
+        self._background: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Queuecast {self.url}: {', '.join(self.queues) or 'no queues'}>"
+
+    def use(self, url: str) -> None:
+        """Choose the broker, before anything is open: a command line's `--broker` beats the program's URL."""
+        self.horizon = make_broker(url).retention.age
+        self.url = url
+
+    def queue(self, name: str, *, external: bool | str = False, reply_within: float = REPLY_WITHIN) -> Queue:
+        """The queue of this name, made at the first call.
+
+        `external`: its workers are foreign programs (True, or the name of their AMQP queue or topic); a task without
+        a reply after `reply_within` seconds has failed. Raises `ConfigurationError` for a bad name, or where the
+        broker is open to no foreign program.
+        """
+        if not is_queue_name(name):
+            raise ConfigurationError(
+                f"{name!r} is no queue name: use 1 to 64 of a-z, 0-9, '_' and '-', with a letter or digit at both ends"
+            )
+        if external:
+            raise ConfigurationError(f"{self.url} is open to no foreign program: external queues need a broker server")
+        if name not in self.queues:
+            self.queues[name] = Queue(self, name, external=external, reply_within=reply_within)
+        return self.queues[name]
+
+    @property
+    def gateway(self) -> Gateway:
+        """An ASGI application: submit, status and streams over HTTP. Serve it alone or mount it in your own."""
+        from .gateway import Gateway
+
+        if self._gateway is None:
+            self._gateway = Gateway(self)
+        return self._gateway
+
+    @asynccontextmanager
+    async def running(self, *, worker: bool = False) -> AsyncIterator[None]:
+        """Keep the application open, for a host application's lifespan; with `worker`, run its handlers here too."""
+        try:
+            async with AsyncExitStack() as stack:
+                session = await self.session()
+                if self._gateway is not None:
+                    await stack.enter_async_context(self._gateway.running())
+                if worker:
+                    from .worker import Worker
+
+                    await stack.enter_async_context(Worker(self, session.broker).running())
+                yield
+        finally:
+            await self.close()
+
+    async def session(self) -> Session:
+        """What is open in the running loop, opened by the first caller.
+
+        Raises `BrokerUnavailable`, or `ConfigurationError` where the broker can never be opened.
+        """
+        opening = self._sessions.get(asyncio.get_running_loop())
+        if opening is not None and opening.done() and not opening.exception():
+            return opening.result()
+        return await self._open()
+
+    async def _open(self) -> Session:
+        """One opening at a time per loop; whoever comes meanwhile waits for the same one."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            self._forget_closed_loops()
+            opening = self._sessions.get(loop)
+            if opening is None:
+                if self._sessions and self.url.startswith("memory:"):
+                    raise ConfigurationError("memory:// lives in the one event loop that opened it")
+                opening = self._sessions[loop] = asyncio.ensure_future(self._opened())
+        try:
+            return await asyncio.shield(opening)
+        except BaseException:
+            if opening.done():
+                self._sessions.pop(loop, None)
+            raise
+
+    async def _opened(self) -> Session:
+        session = Session(self.url)
+        await session.open()
+        for name in self.queues:
+            await session.broker.declare(name)
+        return session
+
+    def _forget_closed_loops(self) -> None:
+        for loop in [loop for loop in self._sessions if loop.is_closed()]:
+            del self._sessions[loop]
+
+    async def close(self) -> None:
+        """Let go of what this loop has open. The application may be used again afterwards."""
+        opening = self._sessions.pop(asyncio.get_running_loop(), None)
+        if opening is not None:
+            await (await opening).close()
+
+    def run_sync(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run it in the application's open loop, or else in one of our own, and wait.
+
+        Raises `RuntimeError` in a thread that runs an event loop: it would wait for itself.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run_coroutine_threadsafe(work, self._loop_for_threads()).result()
+        work.close()
+        raise RuntimeError("submit_sync would block this event loop: await submit instead")
+
+    def _loop_for_threads(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            self._forget_closed_loops()
+            for loop in self._sessions:
+                if loop.is_running():
+                    return loop
+            if self._background is None:
+                self._background = asyncio.new_event_loop()
+                threading.Thread(target=self._background.run_forever, name="queuecast", daemon=True).start()
+            return self._background

@@ -1,0 +1,57 @@
+"""What the control log carries: requests to running workers, and what workers say of themselves."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+
+class CancelRequested(Struct, frozen=True, tag_field="type", tag="cancel"):
+    """Whoever runs this task stops it; whoever receives it later does not begin it."""
+
+    queue: str
+    id: str
+
+
+class HandlerInfo(Struct, frozen=True):
+    """A handler as its worker announces it; `schema` is the JSON Schema of its arguments."""
+
+    name: str
+    schema: dict[str, Any]
+
+
+class WorkerAnnounced(Struct, frozen=True, tag_field="type", tag="worker"):
+    """A worker is there; repeated as its heartbeat. Times are POSIX seconds."""
+
+    worker: str
+    time: float
+    concurrency: int
+    queues: dict[str, list[HandlerInfo]]
+
+
+class WorkerLeft(Struct, frozen=True, tag_field="type", tag="worker-left"):
+    """A worker has stopped in good order."""
+
+    worker: str
+    time: float
+
+
+Control: TypeAlias = CancelRequested | WorkerAnnounced | WorkerLeft
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Control).decode
+
+
+def encode_control(message: Control) -> bytes:
+    return _encode(message)
+
+
+def decode_control(body: bytes) -> Control | None:
+    """None for a message of a newer version: it is not for us."""
+    try:
+        message: Control = _decode(body)
+    except msgspec.MsgspecError:
+        return None
+    return message

@@ -1,0 +1,138 @@
+"""The session: what an application keeps open in one event loop: its broker, and one tail per queue it follows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from .brokers import Broker, Projected, make_broker
+from .brokers.base import Entry, Status
+from .codec import decode_event
+from .cursor import Cursor
+from .errors import ConfigurationError, ResultExpired
+from .event import ResultEvent
+from .tail import Tail
+from .task import FINAL_STATES
+
+TAIL_BACKLOG: Final = 2_000
+"""Past events a tail begins with, so that clients coming back after a restart find them in memory."""
+
+
+class Session:
+    """Everything here belongs to the loop it was opened in."""
+
+    def __init__(self, url: str) -> None:
+        self.broker: Broker = make_broker(url)
+        self.loop = asyncio.get_running_loop()
+        self._tails: dict[str, Tail] = {}
+        self._results: dict[str, _Results] = {}
+        self._opening = asyncio.Lock()
+
+    @property
+    def projection(self) -> Projected:
+        """Where to look up what each task is now."""
+        if not isinstance(self.broker, Projected):
+            raise ConfigurationError(f"{self.broker.url} keeps no projection of its own")
+        return self.broker
+
+    async def open(self) -> None:
+        await self.broker.open()
+
+    async def close(self) -> None:
+        for tail in self._tails.values():
+            await tail.stop()
+        self._tails.clear()
+        self._results.clear()
+        await self.broker.close()
+
+    async def tail(self, queue: str) -> Tail:
+        """This process's one reader of the queue's log, started at the first call."""
+        async with self._opening:
+            if queue not in self._tails:
+                await self.broker.declare(queue)
+                tail = Tail(self.broker, queue, TAIL_BACKLOG)
+                await tail.start()
+                self._tails[queue] = tail
+            return self._tails[queue]
+
+    async def wait_for_result(self, queue: str, id: str) -> Status | ResultEvent:
+        """How the task ended, as soon as it has. Raises `ResultExpired` for an unknown task."""
+        tail = await self.tail(queue)
+        results = self._results.get(queue)
+        if results is None:
+            results = self._results[queue] = _Results()
+            tail.listen(results)
+        # Listening before looking: a result that comes in between is seen by one of the two.
+        with results.waiting_for(id) as waiter:
+            while True:
+                status = await self.projection.status(queue, id)
+                if status is None:
+                    raise ResultExpired(f"no task {id} on {queue}: never submitted, or older than the log's retention")
+                if status.state in FINAL_STATES:
+                    return status
+                result = await waiter.next()
+                if result is not None:
+                    return result
+
+
+class _Waiter:
+    """One caller waiting for one task."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[ResultEvent | None] = asyncio.get_running_loop().create_future()
+
+    def tell(self, result: ResultEvent | None) -> None:
+        if not self._future.done():
+            self._future.set_result(result)
+
+    async def next(self) -> ResultEvent | None:
+        """The result; None where the log was restarted and one has to look again."""
+        result = await self._future
+        self._future = asyncio.get_running_loop().create_future()
+        return result
+
+
+class _Head(Struct):
+    type: str
+    id: str
+
+
+class _Results:
+    """Listens to a queue's log for those who wait for results."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[_Waiter]] = {}
+        self._head = msgspec.json.Decoder(_Head).decode
+
+    @contextmanager
+    def waiting_for(self, id: str) -> Iterator[_Waiter]:
+        waiter = _Waiter()
+        self._waiting.setdefault(id, []).append(waiter)
+        try:
+            yield waiter
+        finally:
+            self._waiting[id].remove(waiter)
+            if not self._waiting[id]:
+                del self._waiting[id]
+
+    def entries(self, entries: list[Entry]) -> None:
+        if not self._waiting:
+            return
+        for entry in entries:
+            head = self._head(entry.body)
+            if head.type == "result" and head.id in self._waiting:
+                event = decode_event(entry.body)
+                for waiter in self._waiting[head.id]:
+                    waiter.tell(event if isinstance(event, ResultEvent) else None)
+
+    def restarted(self, reason: str, at: Cursor) -> None:
+        for waiters in self._waiting.values():
+            for waiter in waiters:
+                waiter.tell(None)

@@ -1,0 +1,73 @@
+"""Hears cancel requests in the control log: for tasks that run here, and for those that come later."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from ..brokers import CONTROL, Broker
+from ..brokers.base import Entry
+from ..control import CancelRequested, decode_control
+from ..cursor import Cursor
+from ..tail import Tail
+
+logger = logging.getLogger(__name__)
+
+MAX_REMEMBERED: Final = 100_000
+"""Cancel requests kept in mind; beyond that the oldest are forgotten, and such a task may begin before it ends."""
+
+
+class Cancels:
+    """Knows every task that was asked to be cancelled since the control log's beginning."""
+
+    def __init__(self, broker: Broker, on_cancel: Callable[[str], None]) -> None:
+        self._broker = broker
+        self._on_cancel = on_cancel
+        self._asked: dict[str, None] = {}
+        self._tail = Tail(broker, CONTROL, backlog=MAX_REMEMBERED)
+
+    def asked(self, id: str) -> bool:
+        return id in self._asked
+
+    async def start(self) -> None:
+        """Returns when everything that was asked before is known."""
+        await self._broker.declare(CONTROL)
+        end = (await self._broker.bounds(CONTROL)).last
+        caught_up = _CaughtUp(end)
+        await self._tail.start()
+        self._tail.listen(self)
+        self._tail.listen(caught_up)
+        if self._tail.at.offset < end:
+            await caught_up.event.wait()
+
+    async def stop(self) -> None:
+        await self._tail.stop()
+
+    def entries(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            message = decode_control(entry.body)
+            if isinstance(message, CancelRequested):
+                self._asked[message.id] = None
+                self._on_cancel(message.id)
+        while len(self._asked) > MAX_REMEMBERED:
+            del self._asked[next(iter(self._asked))]
+
+    def restarted(self, reason: str, at: Cursor) -> None:
+        logger.warning("cancel requests were missed (%s); tasks that they asked for run on", reason)
+
+
+class _CaughtUp:
+    """Listens for one offset."""
+
+    def __init__(self, end: int) -> None:
+        self.event = asyncio.Event()
+        self._end = end
+
+    def entries(self, entries: list[Entry]) -> None:
+        if entries[-1].offset >= self._end:
+            self.event.set()
+
+    def restarted(self, reason: str, at: Cursor) -> None:
+        self.event.set()

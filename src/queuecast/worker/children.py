@@ -1,0 +1,140 @@
+"""Child processes that run one handler at a time and can be killed, as the worker sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from ..handler import Handler
+from .context import RunContext
+from .outcome import HandlerRaised, ProcessDied
+from .wire import CHILD_FD, Job, Output, Raised, Reported, Returned, decode_answer, encode, read_frame
+
+KILL_GRACE: Final = 5.0
+"""Seconds between asking a child to end (SIGTERM) and killing it (SIGKILL)."""
+
+MAX_IDLE_CHILDREN: Final = 4
+"""Idle children kept warm; more are ended as they become idle."""
+
+
+class Children:
+    """The worker's pool of child processes. A child that was asked to end, or died, is not used again."""
+
+    def __init__(self) -> None:
+        self._idle: list[Child] = []
+
+    @asynccontextmanager
+    async def lease(self, handler: Handler[Any, Any, Any]) -> AsyncIterator[Child]:
+        child = self._idle.pop() if self._idle else await Child.start()
+        try:
+            yield child
+        finally:
+            if child.reusable and len(self._idle) < MAX_IDLE_CHILDREN:
+                self._idle.append(child)
+            else:
+                await child.kill()
+
+    async def close(self) -> None:
+        while self._idle:
+            await self._idle.pop().kill()
+
+
+class Child:
+    """One process and the socket to it."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.reusable = False
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._killer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def start(cls) -> Child:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                # The program's own arguments: where the handler lives in the program, it is run once more there.
+                *(sys.executable, "-m", "queuecast.worker.child", *sys.argv[1:]),
+                pass_fds=[theirs.fileno()],
+                # A Ctrl-C at the terminal is for the worker, which decides what becomes of its children.
+                start_new_session=True,
+                env=_environment(theirs.fileno()),
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        return cls(process, reader, writer)
+
+    async def run(self, handler: Handler[Any, Any, Any], context: RunContext, args: Raw) -> Any:
+        """What the handler returned, as JSON. Raises `HandlerRaised`, or `ProcessDied` with how."""
+        self.reusable = False
+        main = sys.modules["__main__"]
+        self._writer.write(
+            encode(
+                Job(
+                    module=handler.function.__module__,
+                    main=getattr(main, "__file__", None) if handler.function.__module__ == "__main__" else None,
+                    queue=handler.queue.name,
+                    name=handler.name,
+                    id=context.id,
+                    attempt=context.attempt,
+                    args=args,
+                )
+            )
+        )
+        while True:
+            answer = await self._answer()
+            if isinstance(answer, Reported):
+                context.progress(answer.current, answer.total, answer.note)
+            elif isinstance(answer, Output):
+                await context.output(answer.value)
+            else:
+                self.reusable = self._killer is None
+                return _returned(answer)
+
+    async def _answer(self) -> Reported | Output | Returned | Raised:
+        try:
+            return decode_answer(await read_frame(self._reader))
+        except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError) as error:
+            code = await self._process.wait()
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            raise ProcessDied(f"the process that ran it ended with {how}") from error
+
+    def end(self) -> None:
+        """Ask the handler to end, and kill the process when it has not after the grace."""
+        self.reusable = False
+        if self._process.returncode is None and self._killer is None:
+            self._process.terminate()
+            self._killer = asyncio.get_running_loop().call_later(KILL_GRACE, self._kill)
+
+    async def kill(self) -> None:
+        if self._killer is not None:
+            self._killer.cancel()
+        self._kill()
+        self._writer.close()
+        await self._process.wait()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+
+def _environment(fd: int) -> dict[str, str]:
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    return {**os.environ, "PYTHONPATH": paths, CHILD_FD: str(fd)}
+
+
+def _returned(answer: Returned | Raised) -> Raw:
+    if isinstance(answer, Raised):
+        raise HandlerRaised(answer.error)
+    return answer.result

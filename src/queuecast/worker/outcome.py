@@ -1,0 +1,135 @@
+"""How a run ended, and what follows from it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from msgspec import Raw
+
+from ..codec import encode_value
+from ..errors import QueuecastError
+from ..event import MAX_EVENT_BYTES, ErrorInfo
+from ..retry import retries_left, retry_delay
+
+StopReason: TypeAlias = Literal["cancelled", "timeout", "interrupted", "lost"]
+"""Why a run was asked to stop: by a client, by its timeout, by the worker's own stopping, by another worker's run."""
+
+MAX_VALUE_BYTES: Final = MAX_EVENT_BYTES - 2_000
+"""Bytes of one result or output: what an event has room for. Beyond it the task fails (`result-too-large`)."""
+
+MAX_MESSAGE_CHARS: Final = 2_000
+"""Characters of an error's message; the rest is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    result: Raw
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """For good: the task goes to the dead letters."""
+
+    error: ErrorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """Again after `delay` seconds, one attempt higher."""
+
+    error: ErrorInfo
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The worker is stopping: back to the queue, with no try used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The process that ran it died. The task is run again, alone."""
+
+    error: ErrorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """Another worker has the task now; whatever this run says is refused."""
+
+
+Outcome: TypeAlias = Succeeded | Failed | Retrying | Cancelled | Interrupted | Died | Abandoned
+
+
+class Unsendable(QueuecastError):
+    """A handler gave a value that no event can carry; trying again would not help."""
+
+    def __init__(self, type: str, message: str) -> None:
+        super().__init__(message)
+        self.info = ErrorInfo(type, message)
+
+
+class ProcessDied(QueuecastError):
+    """The process that ran a handler ended without an answer."""
+
+
+class HandlerRaised(QueuecastError):
+    """A handler in another process raised; its error comes as words."""
+
+    def __init__(self, info: ErrorInfo) -> None:
+        super().__init__(info.message)
+        self.info = info
+
+
+def sendable(value: object, what: Literal["result", "output"]) -> Raw:
+    """A value as JSON that fits into an event. Raises `Unsendable`."""
+    try:
+        body = encode_value(value)
+    except ValueError as error:
+        raise Unsendable(f"{what}-not-json", str(error)) from error
+    if len(body) > MAX_VALUE_BYTES:
+        raise Unsendable(f"{what}-too-large", f"the {what} takes {len(body)} bytes; the limit is {MAX_VALUE_BYTES}")
+    return body
+
+
+def describe(error: BaseException) -> ErrorInfo:
+    """An exception as an event carries it: its class and its words, never a traceback."""
+    if isinstance(error, (Unsendable, HandlerRaised)):
+        return error.info
+    return ErrorInfo(type(error).__name__, str(error)[:MAX_MESSAGE_CHARS])
+
+
+def judge(
+    ending: Raw | BaseException, stopped: StopReason | None, *, attempt: int, retries: int, random: float
+) -> Outcome:
+    """What a run's end means, given why it had been asked to stop, if it had.
+
+    A handler that returns although it was asked to stop has succeeded, unless its time was over.
+    """
+    if isinstance(ending, Raw) and stopped in (None, "cancelled", "interrupted"):
+        return Succeeded(ending)
+    match stopped:
+        case "lost":
+            return Abandoned()
+        case "cancelled":
+            return Cancelled()
+        case "interrupted":
+            return Interrupted()
+        case "timeout":
+            error = ErrorInfo("timeout", "the attempt took longer than its timeout")
+        case None:
+            error = describe(_raised(ending))
+    if isinstance(ending, ProcessDied) and stopped is None:
+        return Died(error)
+    may_retry = retries_left(attempt, retries) and not isinstance(ending, Unsendable)
+    return Retrying(error, retry_delay(attempt, random)) if may_retry else Failed(error)
+
+
+def _raised(ending: Raw | BaseException) -> BaseException:
+    return ending if isinstance(ending, BaseException) else AssertionError("a result is no error")

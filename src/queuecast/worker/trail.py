@@ -1,0 +1,67 @@
+"""The trail: the events of one run, numbered without a gap from 1."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import UNSET, Raw
+
+from ..brokers import Delivery
+from ..event import ErrorInfo, OutputEvent, Progress, ResultEvent, TaskEvent, TaskInfo
+from ..task import FinalState, State, timestamp
+
+
+class Trail:
+    """Makes the events of one run of one task; whoever calls hands them to the delivery in the same order."""
+
+    def __init__(self, delivery: Delivery, clock: Callable[[], float]) -> None:
+        self.run = secrets.token_hex(4)
+        self._task = delivery.task
+        self._attempt = delivery.attempt
+        self._clock = clock
+        self._seq = 0
+        self._outputs = 0
+
+    def task(
+        self,
+        state: State,
+        *,
+        progress: Progress | None = None,
+        error: ErrorInfo | None = None,
+        delay: float | None = None,
+        alone: bool = False,
+    ) -> TaskEvent:
+        task = self._task
+        info = TaskInfo(
+            id=task.id,
+            name=task.name,
+            state=state,
+            attempt=self._attempt,
+            progress=progress,
+            error=error,
+            delay=delay,
+            alone=alone,
+        )
+        return TaskEvent(task=info, **self._head())
+
+    def output(self, value: Raw) -> OutputEvent:
+        self._outputs += 1
+        return OutputEvent(output=value, index=self._outputs - 1, **self._head())
+
+    def result(self, state: FinalState, *, result: Any = UNSET, error: ErrorInfo | None = None) -> ResultEvent:
+        return ResultEvent(state=state, result=result, error=error, **self._head())
+
+    def _head(self) -> dict[str, Any]:
+        self._seq += 1
+        task = self._task
+        return {
+            "id": task.id,
+            "queue": task.queue,
+            "attempt": self._attempt,
+            "run": self.run,
+            "seq": self._seq,
+            "time": timestamp(self._clock()),
+            "owner": task.owner,
+        }

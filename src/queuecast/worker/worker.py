@@ -1,0 +1,209 @@
+"""The worker: consumes its queues with bounded concurrency, and stops without losing what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Final
+
+from ..app import Queuecast
+from ..brokers import Broker, Delivery
+from ..control import Control, HandlerInfo, WorkerAnnounced, WorkerLeft, encode_control
+from ..errors import BrokerError, ConfigurationError
+from ..handler import Handler
+from .cancels import Cancels
+from .children import KILL_GRACE, Children
+from .run import Run
+from .runners import LoopRunner, ProcessRunner, Runner, ThreadRunner
+
+logger = logging.getLogger(__name__)
+
+CONCURRENCY: Final = 20
+"""Tasks of one queue that a worker runs at once, unless told otherwise."""
+
+STOP_GRACE: Final = 20.0
+"""Seconds that running tasks have to finish when the worker stops; then they go back to their queues."""
+
+HEARTBEAT: Final = 30.0
+"""Seconds between two announcements in the control log, by which a gateway without our code knows our handlers."""
+
+KILL_PATIENCE: Final = KILL_GRACE + 2.0
+"""Seconds for handlers to end after they were asked to; a thread that does not is left behind."""
+
+RECONSUME_DELAY: Final = 1.0
+"""Seconds before a queue is consumed again after its broker failed."""
+
+
+class Worker:
+    """Runs the handlers of an application's queues.
+
+    `concurrency` counts tasks per queue, `grace` is seconds (see STOP_GRACE). Raises `ConfigurationError` for a
+    queue that the application does not have, or when there is no handler to run.
+    """
+
+    def __init__(
+        self,
+        app: Queuecast,
+        broker: Broker,
+        *,
+        queues: Iterable[str] | None = None,
+        concurrency: int = CONCURRENCY,
+        grace: float = STOP_GRACE,
+    ) -> None:
+        self.id = secrets.token_hex(4)
+        self.state: Any = None
+        self._app = app
+        self._broker = broker
+        self._queues = _with_handlers(app, queues)
+        self.handlers = {(name, h.name): h for name in self._queues for h in app.queues[name].handlers.values()}
+        self._concurrency = concurrency
+        self._grace = grace
+        self._runs: dict[str, Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._threads = ThreadPoolExecutor(concurrency * len(self._queues), thread_name_prefix="queuecast handler")
+        self._children = Children()
+        self._cancels = Cancels(broker, self._cancel)
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.id} of {', '.join(self._queues)}: {len(self._runs)} running>"
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Consume until the block ends, then stop gracefully."""
+        async with AsyncExitStack() as stack:
+            if self._app.lifespan is not None:
+                self.state = await stack.enter_async_context(self._app.lifespan())
+            await self._cancels.start()
+            stack.push_async_callback(self._cancels.stop)
+            await self._announce()
+            heart = asyncio.create_task(self._beat())
+            consumers = [asyncio.create_task(self._consume(name), name=f"consume {name}") for name in self._queues]
+            try:
+                yield
+            finally:
+                await self._stop(heart, consumers)
+
+    # What a run asks of its worker
+
+    def can_isolate(self, handler: Handler[Any, Any, Any]) -> bool:
+        """Whether a process of its own can find the handler: it lives at its module's top level."""
+        return "<locals>" not in handler.function.__qualname__
+
+    def runner_for(self, handler: Handler[Any, Any, Any], *, alone: bool) -> Runner:
+        if alone or handler.process:
+            return ProcessRunner(self._children)
+        return LoopRunner() if handler.signature.kind == "async" else ThreadRunner(self._threads)
+
+    # Consuming
+
+    async def _consume(self, queue: str) -> None:
+        """Take deliveries for ever; whatever the broker does, come back to it."""
+        while True:
+            try:
+                await self._broker.declare(queue)
+                await self._take(self._broker.consume(queue, self._concurrency, self._on_lost))
+            except BrokerError as error:
+                logger.warning("queue %s cannot be consumed, trying again: %s", queue, error)
+                await asyncio.sleep(RECONSUME_DELAY)
+
+    async def _take(self, deliveries: AsyncGenerator[Delivery, None]) -> None:
+        try:
+            async for delivery in deliveries:
+                self._begin(Run(self, delivery))
+        except asyncio.CancelledError:
+            # Stopping. The generator holds what still runs, so it is closed only after that has been settled.
+            await self._finish_runs()
+            raise
+        finally:
+            await deliveries.aclose()
+
+    def _begin(self, run: Run) -> None:
+        id = run.delivery.task.id
+        self._runs[id] = run
+        if self._cancels.asked(id):
+            run.stop("cancelled")
+        task = asyncio.create_task(self._perform(run))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _perform(self, run: Run) -> None:
+        try:
+            await run.perform()
+        except BrokerError as error:
+            logger.warning("%r could not be settled and will be delivered again: %s", run, error)
+        except Exception:
+            logger.exception("%r met a defect of queuecast; it will be delivered again", run)
+        finally:
+            if self._runs.get(run.delivery.task.id) is run:
+                del self._runs[run.delivery.task.id]
+
+    def _cancel(self, id: str) -> None:
+        run = self._runs.get(id)
+        if run is not None:
+            run.stop("cancelled")
+
+    def _on_lost(self, delivery: Delivery) -> None:
+        run = self._runs.get(delivery.task.id)
+        if run is not None and run.delivery is delivery:
+            run.stop("lost")
+
+    # Stopping
+
+    async def _stop(self, heart: asyncio.Task[None], consumers: list[asyncio.Task[None]]) -> None:
+        """Take nothing new; let what runs finish; give the rest back; leave."""
+        for task in (heart, *consumers):
+            task.cancel()
+        await asyncio.wait([heart, *consumers])
+        await self._children.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with suppress(BrokerError):
+            await self._broker.post(encode_control(WorkerLeft(self.id, time.time())))
+
+    async def _finish_runs(self) -> None:
+        tasks = set(self._tasks)
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=self._grace)
+        if late:
+            for run in list(self._runs.values()):
+                run.stop("interrupted")
+            # A process is killed within its grace; only a handler in a thread can ignore being asked.
+            await asyncio.wait(late, timeout=KILL_PATIENCE)
+        for run in list(self._runs.values()):
+            logger.warning("%r does not stop; its lease ends with this process", run)
+
+    # Announcing
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            with suppress(BrokerError):
+                await self._announce()
+
+    async def _announce(self) -> None:
+        message: Control = WorkerAnnounced(
+            worker=self.id,
+            time=time.time(),
+            concurrency=self._concurrency,
+            queues={
+                name: [HandlerInfo(h.name, h.signature.schema()) for h in self._app.queues[name].handlers.values()]
+                for name in self._queues
+            },
+        )
+        await self._broker.post(encode_control(message))
+
+
+def _with_handlers(app: Queuecast, chosen: Iterable[str] | None) -> list[str]:
+    names = list(app.queues if chosen is None else chosen)
+    unknown = [name for name in names if name not in app.queues]
+    if unknown:
+        raise ConfigurationError(f"no queue named {', '.join(unknown)}; there are {', '.join(app.queues) or 'none'}")
+    runnable = [name for name in names if app.queues[name].handlers]
+    if not runnable:
+        raise ConfigurationError("no handler to run: register functions with @queue.task")
+    return runnable
