@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Never, ParamSpec, Typ
 from msgspec import Raw
 from msgspec.structs import replace
 
-from .brokers.base import end_of, verify
+from .brokers.base import Receipt, end_of, verify
 from .codec import decode_event, encode_value
 from .context import Context
 from .control import CancelRequested, HandlerInfo, encode_control
@@ -19,7 +19,7 @@ from .errors import ConfigurationError, Flaw, InvalidInput, NotSupported, Result
 from .event import Event, ended
 from .handler import Handler, TaskDecorator
 from .ref import TaskRef
-from .task import FINAL_STATES, Options, Task, make_task, options_from
+from .task import FINAL_STATES, Options, Task, keyed_task_id, make_task, options_from
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -158,9 +158,9 @@ class Queue:
 
     def stream(self, request: HTTPConnection, *, owner: str | None = None) -> Response:
         """The queue's SSE stream as the response of your own route, behind your own checks."""
-        from .gateway.streams import stream_response
+        from .gateway import StreamResponse
 
-        return stream_response(self.app, request, self.name, owner=owner)
+        return StreamResponse(self.app.gateway, self.name, owner)
 
     async def cancel(self, id: str) -> bool:
         """Ask for a task to be cancelled. False when it has ended already; raises `ResultExpired` when unknown."""
@@ -175,6 +175,26 @@ class Queue:
         if status.state != "running":
             await session.broker.append(self.name, [ended(status, "cancelled", time.time(), attempt=status.attempt)])
         return True
+
+    async def requeue(self, id: str) -> tuple[Task, Receipt]:
+        """Submit a dead letter's work as a new task; asked for twice, it is the same new task.
+
+        Raises `ResultExpired` when the dead letter is unknown.
+        """
+        session = await self.app.session()
+        dead = await session.projection.load(self.name, id)
+        if dead is None:
+            raise ResultExpired(f"no task {id} on {self.name}")
+        task = replace(
+            dead,
+            id=keyed_task_id(dead.owner, self.name, f"requeue {id}"),
+            submitted_at=time.time(),
+            not_before=None,
+            expires_at=None,
+            requeued_from=id,
+        )
+        (receipt,) = await session.broker.submit([task])
+        return task, receipt
 
     # Inside
 

@@ -192,9 +192,15 @@ class Projected(Protocol):
     async def status(self, queue: str, id: str) -> Status | None: ...
 
     async def statuses(
-        self, queue: str, *, state: State | None = None, before: str | None = None, limit: int = 100
+        self,
+        queue: str,
+        *,
+        state: State | None = None,
+        owner: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
     ) -> list[Status]:
-        """Newest first; `before` is the id at which the previous page ended."""
+        """Newest first, of one state and one owner where given; `before` is the id at which the previous page ended."""
         ...
 
     async def counts(self) -> Mapping[str, Mapping[State, int]]:

@@ -189,14 +189,22 @@ class MemoryBroker(Broker):
         return self._status(place, job) if job else None
 
     async def statuses(
-        self, queue: str, *, state: State | None = None, before: str | None = None, limit: int = 100
+        self,
+        queue: str,
+        *,
+        state: State | None = None,
+        owner: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
     ) -> list[Status]:
         place = self._queue(queue)
         newest_first = list(reversed(place.jobs.values()))
         if before is not None:
             previous = place.jobs.get(before)
             newest_first = [job for job in newest_first if previous and job.first < previous.first]
-        matching = [job for job in newest_first if state is None or job.record.state == state]
+        matching = [
+            job for job in newest_first if state in (None, job.record.state) and owner in (None, job.task.owner)
+        ]
         return [self._status(place, job) for job in matching[:limit]]
 
     async def counts(self) -> Mapping[str, Mapping[State, int]]:

@@ -1,1 +1,1 @@
-
+"""From one tail per queue to every client: the hub."""

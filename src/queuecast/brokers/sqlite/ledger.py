@@ -1,0 +1,358 @@
+"""One transaction: each row it touches is loaded once, the events are folded in order, what changed is written once."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final, NamedTuple
+
+import msgspec
+
+from ...cursor import Cursor, beginning, cursor_at
+from ...errors import KeyReused
+from ...event import Event
+from ...lifecycle import Record, apply
+from ...task import STATES, State, Task
+from ..base import CONTROL, Receipt, Retention
+from .database import FINAL, new_token, offset_of, position
+
+TRIM_STEP: Final = 1_000
+"""Events trimmed from one log in one transaction; the rest follows in the next, so that others get their turn."""
+
+PAGES_OF_A_COMMIT: Final = 8
+"""Pages that the smallest transaction writes: the leaf of each table and index."""
+
+PAGE_BYTES: Final = 4_096
+
+NOT_BEGUN: Final[frozenset[State]] = frozenset({"scheduled", "queued"})
+"""A task in one of these still expires; once it has run it is held to its retries."""
+
+_LINE_COLUMNS: Final = ("no", "name", "identity", "head", "trimmed", "bytes", "oldest", *STATES)
+_LOAD_LINE: Final = f"SELECT {', '.join(_LINE_COLUMNS)} FROM queue WHERE name = ?"
+_SAVE_LINE: Final = (
+    "UPDATE queue SET head = ?, trimmed = ?, bytes = ?, oldest = ?, "
+    f"{', '.join(f'{state} = ?' for state in STATES)} WHERE no = ?"
+)
+
+_RECORD: Final = "state, attempt, run, seq, earlier, alone, losses"
+_ROW: Final = f"pos, id, {_RECORD}, next_attempt, due, claim, expires, last"
+_LOAD_ROWS: Final = f"SELECT {_ROW} FROM task WHERE queue = ? AND id IN (SELECT value FROM json_each(?))"
+_SAVE_ROW: Final = (
+    "UPDATE task SET state = ?, attempt = ?, run = ?, seq = ?, earlier = ?, alone = ?, losses = ?, "
+    "next_attempt = ?, due = ?, claim = ?, expires = ?, last = ? WHERE pos = ?"
+)
+_ADD_ROW: Final = (
+    f"INSERT INTO task ({_RECORD}, next_attempt, due, claim, expires, last, pos, queue, id, name, owner, body) "
+    f"VALUES ({', '.join('?' * 18)})"
+)
+
+
+class Named(msgspec.Struct):
+    """Of an event only whose it is."""
+
+    id: str
+
+
+_decode_named = msgspec.json.Decoder(Named).decode
+
+
+@dataclass(slots=True)
+class Line:
+    """One queue's row."""
+
+    no: int
+    name: str
+    identity: str
+    head: int = 0
+    trimmed: int = 0
+    bytes: int = 0
+    oldest: float | None = None
+    counts: dict[State, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
+    changed: bool = False
+    grew: bool = False
+    stirred: bool = False
+    """A task of it was given another time to be delivered."""
+
+
+@dataclass(slots=True)
+class Row:
+    """One task's row, without its body."""
+
+    line: Line
+    pos: int
+    id: str
+    record: Record
+    next_attempt: int
+    due: float | None
+    claim: str | None
+    expires: float | None
+    last: int
+    task: Task | None = None
+    """Together with `body` while the row has yet to be inserted."""
+    body: bytes = b""
+
+    def columns(self) -> tuple[object, ...]:
+        record = self.record
+        earlier = " ".join(record.earlier) or None
+        return (
+            record.state, record.attempt, record.run, record.seq, earlier, record.alone, record.losses,
+            self.next_attempt, self.due, self.claim, self.expires, self.last, self.pos,
+        )  # fmt: skip
+
+
+class Claimed(NamedTuple):
+    """A task as it is handed to a consumer. `claim` proves that this holder still has it."""
+
+    body: bytes
+    attempt: int
+    suspect: bool
+    losses: int
+    claim: str
+
+
+class Ledger:
+    """Lives as long as its transaction. `now` is POSIX time."""
+
+    def __init__(self, db: sqlite3.Connection, retention: Retention, now: float) -> None:
+        self.db = db
+        self.now = now
+        self.lines: dict[str, Line] = {}
+        self.load = PAGES_OF_A_COMMIT
+        """An estimate of the pages this transaction adds to the write-ahead log."""
+        self._retention = retention
+        self._rows: dict[tuple[str, str], Row] = {}
+        self._changed: dict[int, Row] = {}
+        self._fresh: list[Row] = []
+        self._entries: list[tuple[int, float, bytes]] = []
+        self.expires_next = inf
+        """When the first of the tasks offered here expires."""
+        self.behind = False
+        """Some log still holds more than it should: trimming takes another transaction."""
+
+    # What stands in the file
+
+    def line(self, name: str) -> Line:
+        """The queue of this name, made where there is none."""
+        line = self.lines.get(name)
+        if line is None:
+            line = self.lines[name] = self._load_line(name) or self._add_line(name)
+        return line
+
+    def _load_line(self, name: str) -> Line | None:
+        found = self.db.execute(_LOAD_LINE, (name,)).fetchone()
+        return Line(*found[:7], dict(zip(STATES, found[7:], strict=True))) if found else None
+
+    def _add_line(self, name: str) -> Line:
+        identity = new_token()
+        added = self.db.execute("INSERT INTO queue (name, identity) VALUES (?, ?)", (name, identity))
+        return Line(added.lastrowid or 0, name, identity)
+
+    def load_rows(self, wanted: Mapping[str, Iterable[str]]) -> None:
+        """All rows that the transaction is going to ask for, by queue and id."""
+        for name, ids in wanted.items():
+            line = self.line(name)
+            for found in self.db.execute(_LOAD_ROWS, (line.no, msgspec.json.encode(list(ids)).decode())):
+                row = _row(line, *found)
+                self._rows[name, row.id] = row
+
+    def row(self, name: str, id: str) -> Row | None:
+        return self._rows.get((name, id))
+
+    # What is done to it
+
+    def log(self, line: Line, body: bytes) -> int:
+        """Append to the log as it is; the new offset."""
+        line.head += 1
+        line.bytes += len(body)
+        line.changed = line.grew = True
+        if line.oldest is None:
+            line.oldest = self.now
+        self._entries.append((position(line.no, line.head), self.now, body))
+        return line.head
+
+    def append(self, name: str, event: Event, body: bytes) -> None:
+        """Fold the event in. What the fold refuses, and what belongs to no known task, never enters the log."""
+        row = self._rows.get((name, event.id))
+        record = apply(row.record, event) if row else None
+        if row is None or record is None:
+            return
+        line, before = row.line, row.record.state
+        if record.state != before:
+            line.counts[before] -= 1
+            line.counts[record.state] += 1
+        row.last = self.log(line, body)
+        row.record = record
+        if record.state not in NOT_BEGUN:
+            row.expires = None
+        if record.final:
+            row.due = None
+        self._changed[row.pos] = row
+
+    def refuse_reused(self, task: Task) -> None:
+        """Raises `KeyReused` when the task's id belongs to another name or other arguments."""
+        row = self.row(task.queue, task.id)
+        if row is None:
+            return
+        self.flush()
+        (body,) = self.db.execute("SELECT body FROM task WHERE pos = ?", (row.pos,)).fetchone()
+        known = msgspec.json.decode(body, type=Task)
+        if (known.name, bytes(known.args)) != (task.name, bytes(task.args)):
+            raise KeyReused("this idempotency key belongs to a task with another name or other arguments")
+
+    def take(self, task: Task, body: bytes, event: Event, event_body: bytes) -> Receipt:
+        """Add the task with its first event, or tell of the earlier one."""
+        known = self.row(task.queue, task.id)
+        if known is not None:
+            return Receipt(task.id, known.record.state, self._cursor(known), created=False)
+        record = apply(None, event)
+        assert record is not None, "the first event of a task is always accepted"
+        line = self.line(task.queue)
+        first = self.log(line, event_body)
+        due = task.not_before or task.submitted_at
+        pos = position(line.no, first)
+        row = Row(line, pos, task.id, record, 1, due, None, task.expires_at, first, task, body)
+        self._rows[task.queue, task.id] = row
+        self._fresh.append(row)
+        line.counts[record.state] += 1
+        self._offer(row)
+        return Receipt(task.id, record.state, cursor_at(line.identity, first, event_body), created=True)
+
+    def settle(self, name: str, id: str, claim: str, due: float, attempt: int) -> None:
+        """Let go of a task that this claim still holds; one that has not ended is delivered again at `due`."""
+        row = self.row(name, id)
+        if row is None or row.claim != claim:
+            return
+        row.claim = None
+        if not row.record.final:
+            row.due, row.next_attempt = due, attempt
+            self._offer(row)
+        self._changed[row.pos] = row
+
+    def _offer(self, row: Row) -> None:
+        row.line.stirred = True
+        if row.expires is not None:
+            self.look_for_expired(row.expires)
+
+    def look_for_expired(self, at: float) -> None:
+        self.expires_next = min(at, self.expires_next)
+
+    def claim(self, queue: int, room: int, claim: str) -> list[Claimed]:
+        """Up to `room` tasks that are due, in the order in which they became so. After `flush`."""
+        found = self.db.execute(
+            "SELECT pos, body, next_attempt, state = 'running', losses + (state = 'running' AND alone) FROM task "
+            "WHERE queue = ? AND due <= ? AND (expires IS NULL OR expires > ?) ORDER BY due, pos LIMIT ?",
+            (queue, self.now, self.now, room),
+        ).fetchall()
+        if found:
+            places = msgspec.json.encode([pos for pos, *_ in found]).decode()
+            self.db.execute(
+                "UPDATE task SET claim = ?, due = NULL WHERE pos IN (SELECT value FROM json_each(?))", (claim, places)
+            )
+            self.load += len(found) // 8
+        return [Claimed(body, attempt, bool(suspect), losses, claim) for _, body, attempt, suspect, losses in found]
+
+    def next_due(self, queue: int) -> float | None:
+        """When a task of this queue can be delivered next; in the past when one can be now."""
+        found = self.db.execute(
+            "SELECT due FROM task WHERE queue = ? AND due IS NOT NULL ORDER BY due LIMIT 1", (queue,)
+        ).fetchone()
+        return found[0] if found else None
+
+    # Writing it back
+
+    def flush(self) -> None:
+        """Write what has changed so far; may be repeated."""
+        # Tables in key order, each in one go: neighbours share their pages.
+        for row in self._fresh:
+            self._changed.pop(row.pos, None)
+        self.db.executemany(_ADD_ROW, map(_new_columns, self._fresh))
+        self.db.executemany(_SAVE_ROW, [row.columns() for row in self._changed.values()])
+        self.db.executemany("INSERT INTO event VALUES (?, ?, ?)", self._entries)
+        written = sum(len(body) for *_, body in self._entries) + sum(len(row.body) for row in self._fresh)
+        self.load += written // PAGE_BYTES + (len(self._fresh) + len(self._changed)) // 4
+        for row in self._fresh:
+            row.task = None
+        self._fresh.clear()
+        self._changed.clear()
+        self._entries.clear()
+
+    def finish(self) -> None:
+        """Trim what is over the retention's bounds and write the queues back; the last step."""
+        self.flush()
+        for line in self.lines.values():
+            if self._over(line, line.bytes, line.oldest):
+                self._trim(line)
+                self.behind |= self._over(line, line.bytes, line.oldest)
+        self.db.executemany(
+            _SAVE_LINE,
+            [
+                (line.head, line.trimmed, line.bytes, line.oldest, *line.counts.values(), line.no)
+                for line in self.lines.values()
+                if line.changed
+            ],
+        )
+
+    def overdue(self) -> list[str]:
+        """The queues that hold more than they should, once this transaction is done."""
+        found = self.db.execute(
+            "SELECT name FROM queue WHERE bytes > ? OR oldest < ?",
+            (self._retention.size, self.now - self._retention.age),
+        )
+        return [name for (name,) in found]
+
+    def _over(self, line: Line, size: int, oldest: float | None) -> bool:
+        return oldest is not None and (size > self._retention.size or oldest < self.now - self._retention.age)
+
+    def _trim(self, line: Line) -> None:
+        first = position(line.no, line.trimmed + 1)
+        events = self.db.execute(
+            "SELECT pos, at, body FROM event WHERE pos BETWEEN ? AND ? ORDER BY pos LIMIT ?",
+            (first, position(line.no, line.head), TRIM_STEP + 1),
+        )
+        gone: list[bytes] = []
+        line.oldest = None
+        for pos, at, body in events:
+            if len(gone) == TRIM_STEP or not self._over(line, line.bytes, at):
+                line.oldest = at
+                break
+            line.trimmed = offset_of(pos)
+            line.bytes -= len(body)
+            gone.append(body)
+        events.close()
+        line.changed = True
+        self.db.execute("DELETE FROM event WHERE pos BETWEEN ? AND ?", (first, position(line.no, line.trimmed)))
+        if line.name != CONTROL:
+            self._forget(line, {_decode_named(body).id for body in gone})
+
+    def _forget(self, line: Line, ids: set[str]) -> None:
+        """Finished tasks go with their last event."""
+        forgotten = self.db.execute(
+            f"DELETE FROM task WHERE queue = ? AND last <= ? AND state IN ({FINAL}) "
+            "AND id IN (SELECT value FROM json_each(?)) RETURNING state",
+            (line.no, line.trimmed, msgspec.json.encode(list(ids)).decode()),
+        )
+        for (state,) in forgotten.fetchall():
+            line.counts[state] -= 1
+
+    def _cursor(self, row: Row) -> Cursor:
+        self.flush()
+        line = row.line
+        found = self.db.execute("SELECT body FROM event WHERE pos = ?", (position(line.no, row.last),)).fetchone()
+        return cursor_at(line.identity, row.last, found[0]) if found else beginning(line.identity, line.trimmed)
+
+
+def _row(
+    line: Line, pos: int, id: str, state: State, attempt: int, run: str | None, seq: int, earlier: str | None,
+    alone: int, losses: int, next_attempt: int, due: float | None, claim: str | None, expires: float | None, last: int,
+) -> Row:  # fmt: skip
+    runs = tuple(earlier.split(" ")) if earlier else ()
+    record = Record(state, attempt, run, seq, runs, bool(alone), losses)
+    return Row(line, pos, id, record, next_attempt, due, claim, expires, last)
+
+
+def _new_columns(row: Row) -> tuple[object, ...]:
+    task = row.task
+    assert task is not None, "only a row that has yet to be inserted is fresh"
+    return (*row.columns(), row.line.no, task.id, task.name, task.owner, row.body)

@@ -1,0 +1,288 @@
+"""What a transaction is asked to do: small objects that the event loop hands to the writer.
+
+`run` may be called again after a transaction that failed, so it changes nothing but the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
+from typing import Any, ClassVar, Final, NamedTuple
+
+from ...codec import decode_task, encode_event
+from ...event import ErrorInfo, Event, ended
+from ...task import Task
+from ..base import CONTROL, Receipt
+from .database import FINAL
+from .ledger import Ledger
+
+EXPIRE_STEP: Final = 500
+"""Tasks that one transaction lets expire; the rest follows in the next."""
+
+
+class Operation:
+    """One thing to do, and the future of whoever waits for it."""
+
+    durable: ClassVar[bool] = True
+    """False where a power cut may undo it: who holds which task is decided anew then anyway."""
+    lasting: ClassVar[bool] = False
+    """True for what a worker hands over: tried again while its lease lasts, since the work is done already."""
+    future: asyncio.Future[Any] | None = None
+    born: float = 0.0
+    """When it was handed over, by the monotonic clock."""
+
+    def wants(self) -> Sequence[tuple[str, str]]:
+        """Queue and id of each task that it touches."""
+        return ()
+
+    def run(self, ledger: Ledger) -> Any:
+        raise NotImplementedError
+
+
+class Declare(Operation):
+    """The result is the queue's number and identity."""
+
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
+
+    def run(self, ledger: Ledger) -> tuple[int, str]:
+        line = ledger.line(self._queue)
+        return line.no, line.identity
+
+
+class Submission(NamedTuple):
+    task: Task
+    body: bytes
+    event: Event
+    event_body: bytes
+
+
+class Submit(Operation):
+    def __init__(self, submissions: Sequence[Submission]) -> None:
+        self._submissions = submissions
+
+    def wants(self) -> Sequence[tuple[str, str]]:
+        return [(submission.task.queue, submission.task.id) for submission in self._submissions]
+
+    def run(self, ledger: Ledger) -> list[Receipt]:
+        for submission in self._submissions:
+            ledger.refuse_reused(submission.task)
+        return [ledger.take(*submission) for submission in self._submissions]
+
+
+class Append(Operation):
+    def __init__(self, queue: str, events: Sequence[Event]) -> None:
+        self._queue = queue
+        self._events = [(event, encode_event(event)) for event in events]
+
+    def wants(self) -> Sequence[tuple[str, str]]:
+        return [(self._queue, event.id) for event, _ in self._events]
+
+    def run(self, ledger: Ledger) -> None:
+        for event, body in self._events:
+            ledger.append(self._queue, event, body)
+
+
+class Report(Append):
+    """Events of a delivery's run."""
+
+    lasting = True
+
+
+class Settle(Report):
+    """A delivery's last events; a task that they do not end is delivered again at `due` (None: at once)."""
+
+    def __init__(
+        self, task: Task, claim: str, events: Sequence[Event], due: float | None, attempt: int, consumer: Consumer
+    ) -> None:
+        super().__init__(task.queue, events)
+        self.consumer = consumer
+        self._id, self._claim, self._due, self._attempt = task.id, claim, due, attempt
+
+    def wants(self) -> Sequence[tuple[str, str]]:
+        return [(self._queue, self._id), *super().wants()]
+
+    def run(self, ledger: Ledger) -> None:
+        super().run(ledger)
+        due = ledger.now if self._due is None else self._due
+        ledger.settle(self._queue, self._id, self._claim, due, self._attempt)
+
+
+class Post(Operation):
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def run(self, ledger: Ledger) -> None:
+        ledger.log(ledger.line(CONTROL), self._body)
+
+
+class Consumer:
+    """Who asks for deliveries of one queue, as the writer knows it. `line` is the queue's number, once known."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.line = 0
+
+
+class Want(Operation):
+    """Room for so many more deliveries."""
+
+    durable = False
+
+    def __init__(self, consumer: Consumer, room: int) -> None:
+        self.consumer = consumer
+        self.room = room
+
+    def run(self, ledger: Ledger) -> None:
+        line = ledger.line(self.consumer.queue)
+        self.consumer.line = line.no
+
+
+class Leave(Operation):
+    """No more deliveries; nobody waits for this queue's next due task on the consumer's behalf any more."""
+
+    durable = False
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer = consumer
+
+    def run(self, ledger: Ledger) -> None:
+        ledger.line(self.consumer.queue).stirred = True
+
+
+class Duty(Operation):
+    """What the writer does of itself. Duties come first in a transaction, before the rows of the rest are loaded."""
+
+    durable = False
+
+
+class HandBack(Duty):
+    """Offer the tasks of holders that are dead, or whose lease has lapsed, to everyone.
+
+    The claims stay until somebody takes the tasks, so that a holder that was only stopped finds what nobody took.
+    """
+
+    def __init__(self, is_dead: Callable[[str, float], bool]) -> None:
+        self._is_dead = is_dead
+
+    def run(self, ledger: Ledger) -> None:
+        for token, until in ledger.db.execute("SELECT token, until FROM holder").fetchall():
+            if self._is_dead(token, until):
+                _give_up_claims(ledger, token)
+
+
+class Disown(Operation):
+    """Offer tasks again that stand under a claim of ours, but that no delivery here knows of."""
+
+    durable = False
+
+    def __init__(self, claims: Sequence[tuple[str, str, str]]) -> None:
+        self._claims = claims
+
+    def wants(self) -> Sequence[tuple[str, str]]:
+        return [(queue, id) for queue, id, _ in self._claims]
+
+    def run(self, ledger: Ledger) -> None:
+        for queue, id, claim in self._claims:
+            row = ledger.row(queue, id)
+            if row:
+                ledger.settle(queue, id, claim, ledger.now, row.next_attempt)
+
+
+class Depart(Duty):
+    """Offer everything this process still holds, and hold nothing more."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def run(self, ledger: Ledger) -> None:
+        _give_up_claims(ledger, self._token)
+        ledger.db.execute("UPDATE task SET claim = NULL WHERE claim > ? AND claim < ?", _claims_of(self._token))
+
+
+class Renew(Duty):
+    """Prolong this process's lease.
+
+    The result is every claim that it still has, as (queue, task id, claim). When the lease had lapsed meanwhile, the
+    tasks that nobody took are held again.
+    """
+
+    def __init__(self, token: str, until: float) -> None:
+        self._token = token
+        self._until = until
+
+    def run(self, ledger: Ledger) -> list[tuple[str, str, str]]:
+        db, ours = ledger.db, _claims_of(self._token)
+        renewed = db.execute("UPDATE holder SET until = ? WHERE token = ?", (self._until, self._token))
+        if renewed.rowcount == 0:
+            db.execute("INSERT INTO holder VALUES (?, ?)", (self._token, self._until))
+            db.execute("UPDATE task SET due = NULL WHERE claim > ? AND claim < ?", ours)
+        return db.execute(
+            "SELECT queue.name, id, claim FROM task JOIN queue ON no = task.queue WHERE claim > ? AND claim < ?", ours
+        ).fetchall()
+
+
+class Expire(Duty):
+    """End what nobody began before its `expires_at`. What a worker holds waits for what that one makes of it.
+
+    The result is the next such time, infinity where there is none.
+    """
+
+    durable = True
+
+    def run(self, ledger: Ledger) -> float:
+        found = ledger.db.execute(
+            "SELECT queue.name, id, body FROM task JOIN queue ON no = task.queue "
+            "WHERE expires <= ? AND due IS NOT NULL LIMIT ?",
+            (ledger.now, EXPIRE_STEP),
+        ).fetchall()
+        ledger.load_rows(_by_queue((name, id) for name, id, _ in found))
+        for name, id, body in found:
+            row = ledger.row(name, id)
+            attempt = row.next_attempt if row else 1
+            error = ErrorInfo("expired", "the task was not begun before its expires_at")
+            event = ended(decode_task(body), "failed", ledger.now, attempt=attempt, error=error)
+            ledger.append(name, event, encode_event(event))
+        ledger.flush()
+        if len(found) == EXPIRE_STEP:
+            return ledger.now
+        (upcoming,) = ledger.db.execute("SELECT min(expires) FROM task WHERE expires > ?", (ledger.now,)).fetchone()
+        return inf if upcoming is None else float(upcoming)
+
+
+class Trim(Duty):
+    """Look at the logs that are over their bounds though nothing is appended to them."""
+
+    def run(self, ledger: Ledger) -> None:
+        for name in ledger.overdue():
+            ledger.line(name)
+
+
+def _give_up_claims(ledger: Ledger, token: str) -> None:
+    db, claims = ledger.db, _claims_of(token)
+    db.execute("DELETE FROM holder WHERE token = ?", (token,))
+    db.execute(f"UPDATE task SET claim = NULL WHERE claim > ? AND claim < ? AND state IN ({FINAL})", claims)
+    held = "claim > ? AND claim < ? AND due IS NULL"
+    names = db.execute(f"SELECT DISTINCT queue.name FROM task JOIN queue ON no = task.queue WHERE {held}", claims)
+    for (name,) in names.fetchall():
+        ledger.line(name).stirred = True
+    db.execute(f"UPDATE task SET due = ? WHERE {held}", (ledger.now, *claims))
+    ledger.look_for_expired(ledger.now)
+
+
+def _claims_of(token: str) -> tuple[str, str]:
+    """The claims of one process lie between these two."""
+    return f"{token}.", f"{token}/"
+
+
+def _by_queue(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    ids: dict[str, set[str]] = {}
+    for queue, id in pairs:
+        ids.setdefault(queue, set()).add(id)
+    return ids
+
+
+def load_for(operations: Iterable[Operation], ledger: Ledger) -> None:
+    """Load every row that the operations are going to touch."""
+    ledger.load_rows(_by_queue(pair for operation in operations for pair in operation.wants()))

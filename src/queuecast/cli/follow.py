@@ -1,0 +1,128 @@
+"""Following streams: one task to its end, or a queue for as long as somebody looks."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+import msgspec
+
+from ..codec import decode_event
+from ..event import Event, OutputEvent, ResultEvent
+from ..settings import Settings
+from .display import as_json, as_text, emit, in_words, plain, progress_shown, say
+from .exits import EXIT_OF, CommandError, Exit
+from .http import Gateway
+
+
+@contextmanager
+def interruptible(timeout: float | None, seen: str, advice: str) -> Iterator[None]:
+    """Ends the block at Ctrl-C, SIGTERM or after `timeout` seconds, by signals, wherever it waits.
+
+    What is watched goes on; `advice` says how to get back to it.
+    """
+    earlier = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGALRM)}
+    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGALRM, _timed_out)
+    signal.setitimer(signal.ITIMER_REAL, timeout or 0)
+    try:
+        yield
+    except _TimedOut as ending:
+        raise CommandError(f"{seen} within {timeout:g} seconds; {advice}", Exit.TIMED_OUT) from ending
+    except (KeyboardInterrupt, SystemExit):
+        say(advice)
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for signum, handler in earlier.items():
+            signal.signal(signum, handler)
+
+
+class _TimedOut(BaseException):
+    """Like KeyboardInterrupt, so that nothing on the way takes it for a failure of its own."""
+
+
+def _terminated(signum: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signum)
+
+
+def _timed_out(_signum: int, _frame: FrameType | None) -> NoReturn:
+    raise _TimedOut
+
+
+def how_to_follow(queue: str, id: str, url: str) -> str:
+    """The commands that get back to a task."""
+    where = "" if url == Settings().url else f" --url {shlex.quote(url)}"
+    return f"follow it: queuecast watch {queue} --task {id}{where} · cancel it: queuecast tasks {queue} --cancel {id}{where}"
+
+
+def follow_task(gateway: Gateway, queue: str, id: str, *, json: bool, timeout: float | None, after: str | None) -> Exit:
+    """Show a task to its end: outputs and result on stdout, everything else on stderr. Returns its outcome."""
+    advice = f"the task goes on; {how_to_follow(queue, id, gateway.url)}"
+    with interruptible(timeout, "the task has not ended", advice):
+        if json:
+            return _task_as_json(gateway, queue, id, after)
+        return _task_in_words(gateway, queue, id, after)
+
+
+def _task_as_json(gateway: Gateway, queue: str, id: str, after: str | None) -> Exit:
+    for body, event in _events(gateway, "queues", queue, "tasks", id, "events", after=after):
+        emit(body)
+        if isinstance(event, ResultEvent):
+            return EXIT_OF[event.state]
+    return _ended_before(gateway, queue, id, json=True)
+
+
+def _task_in_words(gateway: Gateway, queue: str, id: str, after: str | None) -> Exit:
+    with progress_shown() as show:
+        for _, event in _events(gateway, "queues", queue, "tasks", id, "events", after=after):
+            if isinstance(event, OutputEvent):
+                emit(as_text(event.output))
+            elif isinstance(event, ResultEvent):
+                result = event
+                break
+            else:
+                show(event)
+        else:
+            return _ended_before(gateway, queue, id, json=False)
+    return _tell_end(result.state, result.result, result.error and (result.error.type, result.error.message))
+
+
+def _ended_before(gateway: Gateway, queue: str, id: str, *, json: bool) -> Exit:
+    """The stream says that all was told before its cursor: the status knows the end."""
+    status = gateway.get("queues", queue, "tasks", id)
+    if json:
+        emit(as_json(status))
+        return EXIT_OF[status["state"]]
+    error = status.get("error")
+    return _tell_end(status["state"], status.get("result"), error and (error["type"], error["message"]))
+
+
+def _tell_end(state: Any, result: Any, error: tuple[str, str] | None) -> Exit:
+    if state == "succeeded":
+        emit(as_json(result))
+    else:
+        say(": ".join([state, *(error or ())]))
+    return EXIT_OF[state]
+
+
+def follow_queue(gateway: Gateway, queue: str, *, json: bool, timeout: float | None, after: str | None) -> NoReturn:
+    """Show what happens on a queue until it is interrupted or `timeout` seconds have passed."""
+    with interruptible(timeout, "watched", "the queue goes on"):
+        for body, event in _events(gateway, "queues", queue, "events", after=after):
+            emit(body if json else plain(in_words(event)))
+    raise CommandError("the gateway ended the stream", Exit.UNREACHABLE)
+
+
+def _events(gateway: Gateway, *path: str, after: str | None) -> Iterator[tuple[str, Event]]:
+    """A stream's events with their JSON; what else the gateway has to say goes to stderr."""
+    for message in gateway.stream(*path, after=after, notice=say):
+        if message.event == "message":
+            yield message.data, decode_event(message.data.encode(), message.id)
+        elif message.event == "reset":
+            reason = msgspec.json.decode(message.data).get("reason", "")
+            say(f"events were missed ({reason}): the stream goes on at {message.id}")

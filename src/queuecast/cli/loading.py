@@ -1,0 +1,79 @@
+"""From `module:qc` on the command line to the application it names."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+import traceback
+from types import ModuleType
+
+from ..app import Queuecast
+from .exits import CommandError, Exit
+
+logger = logging.getLogger(__name__)
+
+
+def load_app(target: str) -> Queuecast:
+    """Import it as the working directory sees it. Raises `CommandError` saying what is wrong with which name."""
+    name, _, attribute = target.partition(":")
+    module = _import(name)
+    if not attribute:
+        raise _refusal(f"{target!r} names a module and no application: write {_candidates(module)}")
+    if not hasattr(module, attribute):
+        raise _refusal(f"{name} has no {attribute!r}: {_hint(module, attribute)}")
+    app = getattr(module, attribute)
+    if not isinstance(app, Queuecast):
+        raise _refusal(f"{target} is no Queuecast but of type {type(app).__name__}: write {_candidates(module)}")
+    return app
+
+
+def _import(name: str) -> ModuleType:
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{name}.".startswith(f"{error.name}."):
+            raise _refusal(f"there is no module {error.name!r} in {folder}: {_where(name)}") from error
+        raise _broken(name, error) from error
+    except (Exception, SystemExit) as error:
+        raise _broken(name, error) from error
+
+
+def _where(name: str) -> str:
+    if name.endswith(".py") or "/" in name:
+        path = name.removesuffix(".py").replace("/", ".").strip(".")
+        return f"give the module and not its file, as in {path}:qc"
+    return "run the command in the folder that holds it"
+
+
+def _broken(name: str, error: BaseException) -> CommandError:
+    """Something the module does went wrong: say what and at which line of it, and keep the rest for `debug`."""
+    logger.debug("importing %s failed", name, exc_info=error)
+    if isinstance(error, SyntaxError):
+        return _refusal(f"importing {name} failed: {error}")
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    message = "".join(traceback.format_exception_only(error)).strip()
+    return _refusal(f"importing {name} failed at {place.filename}, line {place.lineno}: {message}")
+
+
+def _hint(module: ModuleType, attribute: str) -> str:
+    close = difflib.get_close_matches(attribute, _applications(module), n=1)
+    return f"did you mean {module.__name__}:{close[0]}?" if close else f"write {_candidates(module)}"
+
+
+def _candidates(module: ModuleType) -> str:
+    found = [f"{module.__name__}:{name}" for name in _applications(module)]
+    return " or ".join(found) or f"{module.__name__}:qc, after `qc = Queuecast()` in that module"
+
+
+def _applications(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if isinstance(value, Queuecast)]
+
+
+def _refusal(message: str) -> CommandError:
+    return CommandError(message, Exit.STARTUP)

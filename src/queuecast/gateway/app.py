@@ -1,0 +1,232 @@
+"""The gateway: the HTTP face of an application, as one ASGI app to serve alone or mount in another."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Message, Receive, Scope, Send
+
+from ..app import Principal, Queuecast
+from ..cursor import MAX_STREAM_QUEUES
+from ..hub.hub import Hub
+from ..queue import Queue
+from . import tasks
+from .auth import owner_shown, principal_of
+from .catalog import Catalog
+from .meters import Meters
+from .ops import livez, metrics, overview, readyz
+from .problems import Problem, problem_of
+from .streams import Streams
+
+if TYPE_CHECKING:
+    from ..session import Session
+
+logger = logging.getLogger(__name__)
+
+TaskEndpoint: TypeAlias = Callable[[Request, "Open", Queue, Principal], Awaitable[Response]]
+
+
+class Gateway:
+    """Made by `Queuecast.gateway`. Starts with the host's `running()`, its own lifespan, or the first request."""
+
+    def __init__(self, app: Queuecast) -> None:
+        self._app = app
+        self._starting = asyncio.Lock()
+        self._open: Open | None = None
+        self._router = Router(
+            [
+                Route("/queues/{queue}/tasks", self._on_queue(tasks.submit), methods=["POST"]),
+                Route("/queues/{queue}/tasks", self._on_queue(tasks.listing), methods=["GET"]),
+                Route("/queues/{queue}/tasks/{id}", self._on_queue(tasks.status), methods=["GET"]),
+                Route("/queues/{queue}/tasks/{id}/cancel", self._on_queue(tasks.cancel), methods=["POST"]),
+                Route("/queues/{queue}/tasks/{id}/requeue", self._on_queue(tasks.requeue), methods=["POST"]),
+                Route("/queues/{queue}/tasks/{id}/events", Endpoint(self._task_events), methods=["GET"]),
+                Route("/queues/{queue}/events", Endpoint(self._queue_events), methods=["GET"]),
+                Route("/queues", Endpoint(self._overview), methods=["GET"]),
+                Route("/events", Endpoint(self._several_events), methods=["GET"]),
+                Route("/metrics", Endpoint(self._metrics), methods=["GET"]),
+                Route("/livez", Endpoint(self._livez), methods=["GET"]),
+                Route("/readyz", Endpoint(self._readyz), methods=["GET"]),
+            ]
+        )
+
+    @property
+    def hub(self) -> Hub | None:
+        """The open hub, whose streams a server sends away when it stops."""
+        return self._open.hub if self._open else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._respond(scope, receive, send)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Route the request; whatever is raised before an answer began becomes a problem."""
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            # Starlette raises for an unknown path only where it sees an application, and answers in text elsewhere.
+            await self._router({**scope, "app": self}, receive, watched)
+        except Exception as error:
+            problem = problem_of(error)
+            if begun:
+                raise
+            if problem is None:
+                logger.exception("%s %s met a defect of queuecast", scope["method"], scope["path"])
+                problem = Problem(500, "internal", "this is a defect of queuecast; the server's log says more")
+            await problem.response()(scope, receive, send)
+
+    # Starting and stopping
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Kept open by `Queuecast.running`."""
+        await self.opened()
+        try:
+            yield
+        finally:
+            if self._open is not None:
+                await self._open.hub.stop()
+                self._open = None
+
+    async def opened(self) -> Open:
+        """What the gateway has open in the running loop, opened by whoever comes first."""
+        session = await self._app.session()
+        async with self._starting:
+            if self._open is None or self._open.session is not session:
+                self._open = await Open.start(self._app, session)
+            return self._open
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """Served alone: the server's lifespan is the application's."""
+        await receive()
+        try:
+            async with self._app.running():
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except Exception as error:
+            logger.critical("the gateway cannot run: %s", error)
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.shutdown.complete"})
+
+    # Routes
+
+    def _on_queue(self, endpoint: TaskEndpoint) -> Endpoint:
+        """A route about one queue: find out who asks and which queue, then answer."""
+
+        async def respond(request: Request) -> Response:
+            opened = await self.opened()
+            principal = await principal_of(self._app, request)
+            queue = opened.catalog.queue(request.path_params["queue"])
+            return await endpoint(request, opened, queue, principal)
+
+        async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+            await (await respond(Request(scope, receive)))(scope, receive, send)
+
+        return Endpoint(handle)
+
+    async def _queue_events(self, scope: Scope, receive: Receive, send: Send) -> None:
+        opened, request, principal = await self._asked(scope, receive)
+        queue = opened.catalog.queue(request.path_params["queue"])
+        owner = owner_shown(principal, request.query_params.get("owner"))
+        await opened.streams.follow(scope, receive, send, queues=(queue.name,), owner=owner)
+
+    async def _several_events(self, scope: Scope, receive: Receive, send: Send) -> None:
+        opened, request, principal = await self._asked(scope, receive)
+        names = tuple(dict.fromkeys(request.query_params.getlist("queue")))
+        if not 1 <= len(names) <= MAX_STREAM_QUEUES:
+            raise Problem(400, "bad-parameter", f"name 1 to {MAX_STREAM_QUEUES} queues: /events?queue=a&queue=b")
+        queues = tuple(opened.catalog.queue(name).name for name in names)
+        owner = owner_shown(principal, request.query_params.get("owner"))
+        await opened.streams.follow(scope, receive, send, queues=queues, owner=owner)
+
+    async def _task_events(self, scope: Scope, receive: Receive, send: Send) -> None:
+        opened, request, principal = await self._asked(scope, receive)
+        queue = opened.catalog.queue(request.path_params["queue"])
+        owner = principal.subject if principal.follow == "own" else None
+        id = request.path_params["id"]
+        unknown = Problem(404, "unknown-task", f"there is no task {id[:64]!r} on {queue.name}").response()
+        await opened.streams.follow(scope, receive, send, queues=(queue.name,), task=id, owner=owner, unknown=unknown)
+
+    async def _asked(self, scope: Scope, receive: Receive) -> tuple[Open, Request, Principal]:
+        request = Request(scope, receive)
+        return await self.opened(), request, await principal_of(self._app, request)
+
+    async def _overview(self, scope: Scope, receive: Receive, send: Send) -> None:
+        opened, request, principal = await self._asked(scope, receive)
+        names = request.query_params.getlist("queue") or sorted(self._app.queues)
+        queues = [opened.catalog.queue(name) for name in dict.fromkeys(names)]
+        await (await overview(opened.session, queues, principal))(scope, receive, send)
+
+    async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        opened, _, _ = await self._asked(scope, receive)
+        await (await metrics(opened.meters, opened.session))(scope, receive, send)
+
+    async def _livez(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await livez()(scope, receive, send)
+
+    async def _readyz(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (await readyz(self))(scope, receive, send)
+
+
+class Endpoint:
+    """An ASGI callable as an object: Starlette wraps a plain function in a request and a response of its own."""
+
+    __slots__ = ("_handle",)
+
+    def __init__(self, handle: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._handle = handle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._handle(scope, receive, send)
+
+
+class StreamResponse(Response):
+    """A queue's stream as the response of a route of the host application's own."""
+
+    def __init__(self, gateway: Gateway, queue: str, owner: str | None) -> None:
+        super().__init__()
+        self._gateway = gateway
+        self._queue = queue
+        self._owner = owner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        opened = await self._gateway.opened()
+        await opened.streams.follow(scope, receive, send, queues=(self._queue,), owner=self._owner)
+
+
+class Open:
+    """What a gateway keeps open beside the session."""
+
+    def __init__(self, session: Session, hub: Hub, catalog: Catalog, meters: Meters) -> None:
+        self.session = session
+        self.hub = hub
+        self.catalog = catalog
+        self.meters = meters
+        self.streams = Streams(hub)
+
+    @classmethod
+    async def start(cls, app: Queuecast, session: Session) -> Open:
+        """Know the queues and follow them all, so that clients which come back find what they missed in memory."""
+        catalog = Catalog(app)
+        await catalog.start(session)
+        hub = Hub(session.broker, session.tail)
+        meters = Meters(hub.counters, catalog)
+        for name in app.queues:
+            meters.follow(await session.tail(name))
+            await hub.fanout((name,))
+        return cls(session, hub, catalog, meters)

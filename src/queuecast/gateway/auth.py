@@ -1,0 +1,57 @@
+"""Who asks, and what they may do: the application's own `authenticate`, asked once per request."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import HTTPConnection
+
+from ..app import Principal, Queuecast
+from ..brokers.base import Status
+from .problems import Problem
+
+EVERYBODY: Final = Principal("", manage=True)
+"""Without `authenticate` everyone who reaches the gateway may do everything; it listens on 127.0.0.1 then."""
+
+
+async def principal_of(app: Queuecast, connection: HTTPConnection) -> Principal:
+    """Raises `Problem` 401 for nobody."""
+    if app.authenticate is None:
+        return EVERYBODY
+    principal = await app.authenticate(connection)
+    if principal is None:
+        raise Problem(401, "unauthenticated", "log in first", headers={"www-authenticate": "Bearer"})
+    return principal
+
+
+def may_submit(principal: Principal) -> None:
+    if not principal.submit:
+        raise Problem(403, "forbidden", "you may not submit tasks")
+
+
+def owner_for(principal: Principal, chosen: str | None) -> str | None:
+    """Whose the submitted task is. Only who manages may submit in another's name. Raises `Problem` 403."""
+    if principal is EVERYBODY or principal.manage:
+        return chosen or principal.subject or None
+    if chosen not in (None, principal.subject):
+        raise Problem(403, "forbidden", "you may not submit in another's name: leave out `owner`")
+    return principal.subject
+
+
+def owner_shown(principal: Principal, asked: str | None) -> str | None:
+    """Whose tasks a stream or list shows: one owner's, or None for all. `asked` is `me` or nothing."""
+    if asked not in (None, "me"):
+        raise Problem(400, "bad-parameter", "owner is `me`, or left out")
+    if principal.follow == "own" or asked == "me":
+        return principal.subject
+    return None
+
+
+def may_see(principal: Principal, status: Status | None) -> bool:
+    """Of a task that is not theirs people with `follow="own"` are not even told that it exists."""
+    return status is not None and (principal.follow == "all" or status.owner == principal.subject)
+
+
+def may_manage(principal: Principal, status: Status) -> None:
+    if not principal.manage and status.owner != principal.subject:
+        raise Problem(403, "forbidden", "this task is not yours")

@@ -1,0 +1,79 @@
+"""Which queues and task names there are: what this program declares, and what workers elsewhere announce."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+
+from ..app import Queuecast
+from ..brokers import CONTROL
+from ..brokers.base import Entry
+from ..control import WorkerAnnounced, WorkerLeft, decode_control
+from ..cursor import Cursor
+from ..errors import Flaw, UnknownQueue
+from ..queue import Queue
+from ..session import Session
+from ..task import is_queue_name
+from .problems import Problem
+
+logger = logging.getLogger(__name__)
+
+WORKER_SILENCE = 90.0
+"""Seconds without an announcement after which a worker is no longer counted: three heartbeats."""
+
+
+class Catalog:
+    """Listens to the control log."""
+
+    def __init__(self, app: Queuecast) -> None:
+        self._app = app
+        self._workers: dict[str, WorkerAnnounced] = {}
+        self._caught_up = asyncio.Event()
+        self._end = 0
+
+    async def start(self, session: Session) -> None:
+        """Returns when everything that was announced before is known."""
+        await session.broker.declare(CONTROL)
+        self._end = (await session.broker.bounds(CONTROL)).last
+        tail = await session.tail(CONTROL)
+        tail.listen(self)
+        if tail.at.offset < self._end:
+            await self._caught_up.wait()
+
+    def queue(self, name: str) -> Queue:
+        """Raises `UnknownQueue`, or `Problem` 422 for what can be no queue's name."""
+        queue = self._app.queues.get(name)
+        if queue is not None:
+            return queue
+        if not is_queue_name(name):
+            detail = "1 to 64 of a-z, 0-9, '_' and '-', with a letter or digit at both ends"
+            raise Problem(422, "bad-queue-name", "this is no queue name", (Flaw("/queue", detail),))
+        close = difflib.get_close_matches(name, self._app.queues, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(self._app.queues)) or 'none'}"
+        raise UnknownQueue(f"there is no queue {name!r}: {hint}", [Flaw("/queue", hint)])
+
+    def slots(self, now: float) -> int:
+        """How many tasks the workers that are alive can run at once."""
+        alive = [worker for worker in self._workers.values() if now - worker.time < WORKER_SILENCE]
+        return sum(worker.concurrency * len(worker.queues) for worker in alive)
+
+    def entries(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            message = decode_control(entry.body)
+            if isinstance(message, WorkerAnnounced):
+                self._workers[message.worker] = message
+                self._learn(message)
+            elif isinstance(message, WorkerLeft):
+                self._workers.pop(message.worker, None)
+        if entries[-1].offset >= self._end:
+            self._caught_up.set()
+
+    def restarted(self, reason: str, at: Cursor) -> None:
+        """What was missed is announced again with the next heartbeat."""
+        self._caught_up.set()
+
+    def _learn(self, message: WorkerAnnounced) -> None:
+        for name, handlers in message.queues.items():
+            if is_queue_name(name):
+                self._app.queue(name).announced.update({handler.name: handler for handler in handlers})

@@ -1,0 +1,218 @@
+"""What `/metrics` shows: counted from the logs that this gateway tails, the broker's tables and the hub's counters.
+
+Every gateway reads the same logs, so that figures about tasks are of the whole system on each of them: take the
+maximum over gateways, not the sum. Figures about streams and submissions are this process's own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from .. import __version__
+from ..brokers.base import Entry
+from ..cursor import Cursor
+from ..hub.counters import Counters
+from ..session import Session
+from ..tail import Tail
+from .catalog import Catalog
+
+MAX_TIMED: Final = 100_000
+"""Tasks whose waiting or running is being timed. Beyond that the oldest are let go, and are missing in the sums."""
+
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200)
+"""Bounds of the histograms' buckets: from a task that does nothing to one of hours."""
+
+
+class _Info(Struct):
+    name: str
+    state: str
+
+
+class _Head(Struct):
+    """What the meters need of an event."""
+
+    type: str
+    id: str
+    time: str
+    seq: int | None = None
+    task: _Info | None = None
+    state: str = ""
+
+
+class _Timed:
+    __slots__ = ("name", "since")
+
+    def __init__(self, name: str, since: str) -> None:
+        self.name = name
+        self.since = since
+
+
+class QueueMeter:
+    """Listens to one queue's log."""
+
+    def __init__(self, queue: str, waits: Histogram, runs: Histogram) -> None:
+        self.queue = queue
+        self.events = 0
+        self.attempts: Counter[tuple[str, str]] = Counter()
+        self._waits = waits.labels(queue)
+        self._runs = runs.labels(queue)
+        self._timed: OrderedDict[str, _Timed] = OrderedDict()
+        self._head = msgspec.json.Decoder(_Head).decode
+
+    def entries(self, entries: list[Entry]) -> None:
+        self.events += len(entries)
+        for entry in entries:
+            self._count(self._head(entry.body))
+
+    def restarted(self, reason: str, at: Cursor) -> None:
+        self._timed.clear()
+
+    def _count(self, head: _Head) -> None:
+        if head.type == "result":
+            self._ended(head, head.state)
+        elif head.task is None or (head.task.state == "running" and head.seq != 1):
+            return
+        elif head.task.state == "running":
+            timed = self._timed.get(head.id)
+            if timed is not None:
+                self._waits.observe(_seconds(timed.since, head.time))
+            self._time(head.id, head.task.name, head.time)
+        elif head.task.state == "retrying":
+            self._ended(head, "retrying")
+        elif head.task.state == "queued":
+            self._time(head.id, head.task.name, head.time)
+
+    def _ended(self, head: _Head, outcome: str) -> None:
+        timed = self._timed.pop(head.id, None)
+        self.attempts[timed.name if timed else "", outcome] += 1
+        if timed is not None and head.seq is not None:
+            self._runs.observe(_seconds(timed.since, head.time))
+
+    def _time(self, id: str, name: str, since: str) -> None:
+        self._timed[id] = _Timed(name, since)
+        if len(self._timed) > MAX_TIMED:
+            self._timed.popitem(last=False)
+
+
+def _seconds(start: str, end: str) -> float:
+    return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())
+
+
+class Meters:
+    """All of them, as one page of Prometheus text."""
+
+    def __init__(self, streams: Counters, catalog: Catalog) -> None:
+        self.submitted: Counter[str] = Counter()
+        self._streams = streams
+        self._catalog = catalog
+        self._queues: dict[str, QueueMeter] = {}
+        self._registry = CollectorRegistry()
+        labels = ("queue",)
+        wait, run = "queuecast_task_wait_seconds", "queuecast_task_run_seconds"
+        self._waits = Histogram(wait, "From queued to running.", labels, buckets=SECONDS, registry=self._registry)
+        self._runs = Histogram(
+            run, "From running to the attempt's end.", labels, buckets=SECONDS, registry=self._registry
+        )
+
+    def follow(self, tail: Tail) -> None:
+        """Count what this queue's log brings, from now on."""
+        if tail.queue not in self._queues:
+            meter = self._queues[tail.queue] = QueueMeter(tail.queue, self._waits, self._runs)
+            tail.listen(meter)
+
+    async def page(self, session: Session) -> bytes:
+        counts = await session.projection.counts()
+        oldest = {name: await session.projection.oldest_due(name) for name in counts}
+        snapshot = _Snapshot(self, counts, oldest)
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(snapshot)
+        return generate_latest(registry) + generate_latest(self._registry)
+
+    def families(self, counts: Any, oldest: dict[str, float | None]) -> Iterable[Metric]:
+        info = GaugeMetricFamily("queuecast_build_info", "The version that runs.", labels=["version"])
+        info.add_metric([__version__], 1)
+        yield info
+        yield GaugeMetricFamily("queuecast_broker_up", "Whether the broker answers.", value=1)
+        yield _counter("queuecast_tasks_submitted", "Tasks this process took.", ["queue"], _keyed(self.submitted))
+        yield from self._of_logs()
+        yield from self._of_tables(counts, oldest)
+        yield from self._of_streams()
+
+    def _of_logs(self) -> Iterable[Metric]:
+        yield _counter(
+            "queuecast_attempts",
+            "Attempts that ended, by how.",
+            ["queue", "task", "outcome"],
+            {(m.queue, *key): n for m in self._queues.values() for key, n in m.attempts.items()},
+        )
+        yield _counter(
+            "queuecast_events_appended",
+            "Events in the logs since this process follows them.",
+            ["queue"],
+            {(m.queue,): m.events for m in self._queues.values()},
+        )
+
+    def _of_tables(self, counts: Any, oldest: dict[str, float | None]) -> Iterable[Metric]:
+        now = time.time()
+        tasks = GaugeMetricFamily("queuecast_queue_tasks", "Tasks by state.", labels=["queue", "state"])
+        running = 0
+        for queue, states in counts.items():
+            running += states.get("running", 0)
+            for state, number in states.items():
+                tasks.add_metric([queue, state], number)
+        yield tasks
+        ages = GaugeMetricFamily(
+            "queuecast_queue_oldest_ready_seconds",
+            "How long the task that waits longest could have run.",
+            labels=["queue"],
+        )
+        for queue, due in oldest.items():
+            ages.add_metric([queue], max(0.0, now - due) if due is not None else 0.0)
+        yield ages
+        slots = GaugeMetricFamily("queuecast_worker_slots", "Tasks that workers can run at once.", labels=["state"])
+        slots.add_metric(["busy"], running)
+        slots.add_metric(["free"], max(0, self._catalog.slots(now) - running))
+        yield slots
+
+    def _of_streams(self) -> Iterable[Metric]:
+        streams = self._streams
+        open_now = GaugeMetricFamily("queuecast_streams_open", "Streams of this process.", labels=["queue"])
+        for queue, number in streams.streams_open.items():
+            open_now.add_metric([queue], number)
+        yield open_now
+        yield _counter("queuecast_streams_closed", "Streams that ended.", ["reason"], _keyed(streams.streams_closed))
+        yield _counter("queuecast_streams_refused", "Streams not opened.", ["reason"], _keyed(streams.streams_refused))
+        yield _counter("queuecast_stream_resumes", "Streams resumed.", ["result"], _keyed(streams.stream_resumes))
+
+
+class _Snapshot(Collector):
+    """One scrape: figures that were just read, in the form that prometheus-client prints."""
+
+    def __init__(self, meters: Meters, counts: Any, oldest: dict[str, float | None]) -> None:
+        self._meters = meters
+        self._counts = counts
+        self._oldest = oldest
+
+    def collect(self) -> Iterable[Metric]:
+        return self._meters.families(self._counts, self._oldest)
+
+
+def _keyed(counter: Counter[str]) -> dict[tuple[str, ...], int]:
+    return {(key,): number for key, number in counter.items()}
+
+
+def _counter(name: str, help: str, labels: list[str], values: dict[tuple[str, ...], int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, help, labels=labels)
+    for key, number in values.items():
+        family.add_metric(list(key), number)
+    return family

@@ -1,0 +1,329 @@
+"""uvicorn, taught three things that long-lived streams need.
+
+`StreamProtocol` offers its transport to the application, so that an open stream costs no task; and it cuts a request
+whose head does not come to an end, for which uvicorn has no deadline. `serve` drains the streams at a signal, which
+uvicorn would wait for, for ever, before it tells the application that it stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from ..hub.subscription import Subscription
+from .streams import HIGH_WATER, TRANSPORT
+
+HEAD_SECONDS: Final = 10.0
+"""Seconds that the head of a request may take. Then it is answered with a 408 and the connection closed."""
+
+LINGER_SECONDS: Final = 10.0
+"""Seconds that the end of a stream may take to reach its client. Then the connection is cut."""
+
+SWEEP_SECONDS: Final = 0.5
+"""Seconds between two looks at the deadlines of all connections: how exact they are."""
+
+USER_TIMEOUT_MS: Final = 30_000
+"""Milliseconds for which the kernel waits for a client to acknowledge anything. Then the connection is dead."""
+
+DRAIN_SECONDS: Final = 10.0
+"""Seconds over which streams are sent away when the server is asked to stop."""
+
+INTERRUPT_SECONDS: Final = 1.0
+"""The same at Ctrl-C: a person waits."""
+
+GRACE_SECONDS: Final = 10
+"""Seconds for which requests that are under way may go on after the drain. Then they are cut."""
+
+BACKLOG: Final = 4_096
+"""Connections that wait to be accepted: a server that comes back is met by all its clients at once."""
+
+_TIMEOUT_ANSWER: Final = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class Deadlines:
+    """One timer for all connections of an event loop that have to get on with something."""
+
+    def __init__(self) -> None:
+        self._due: dict[StreamProtocol, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, connection: StreamProtocol, seconds: float) -> None:
+        loop = connection.loop
+        self._due[connection] = loop.time() + seconds
+        if self._timer is None:
+            self._timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+    def clear(self, connection: StreamProtocol) -> None:
+        self._due.pop(connection, None)
+
+    def __contains__(self, connection: StreamProtocol) -> bool:
+        return connection in self._due
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for connection in [connection for connection, due in self._due.items() if due <= now]:
+            del self._due[connection]
+            connection.cut()
+        self._timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop) if self._due else None
+
+
+_deadlines: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Deadlines]] = WeakKeyDictionary()
+
+
+class StreamProtocol(HttpToolsProtocol):
+    """A connection. Once its transport is taken over, it only passes on what happens to it."""
+
+    deadlines: Deadlines
+    stream: Subscription | None = None
+    taken = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.deadlines = _deadlines.setdefault(self.loop, Deadlines())
+        self.deadlines.set(self, HEAD_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.deadlines.clear(self)
+        super().connection_lost(exc)
+        if self.stream is not None:
+            self.stream.lost()
+            self.stream = None
+
+    # The head's deadline
+
+    def data_received(self, data: bytes) -> None:
+        if self.taken:
+            return
+        if self._idle and self not in self.deadlines:
+            self.deadlines.set(self, HEAD_SECONDS)
+        super().data_received(data)
+
+    @property
+    def _idle(self) -> bool:
+        """No request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.deadlines.set(self, HEAD_SECONDS)
+
+    def on_headers_complete(self) -> None:
+        self.deadlines.clear(self)
+        super().on_headers_complete()
+        if self.cycle is not None and self.cycle.scope is self.scope:
+            self.scope["extensions"] = {TRANSPORT: Offer(self, self.cycle)}  # type: ignore[dict-item]
+
+    def on_message_complete(self) -> None:
+        self.deadlines.clear(self)
+        super().on_message_complete()
+
+    def cut(self) -> None:
+        """A deadline has passed."""
+        if self.taken:
+            self.transport.abort()
+        else:
+            if self.scope is not None and self._idle:
+                self.transport.write(_TIMEOUT_ANSWER)
+            self.transport.close()
+
+    # A transport that was taken over
+
+    def take_over(self) -> None:
+        """Nothing of HTTP is left to do here: let go of all that it needed."""
+        self.taken = True
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self.transport.set_write_buffer_limits(high=HIGH_WATER)
+        _notice_dead_peer(self.transport.get_extra_info("socket"))
+        self.cycle = self.scope = self.headers = self.parser = self.flow = None  # type: ignore[assignment]
+        self.pipeline = _NOTHING
+
+    def pause_writing(self) -> None:
+        if self.stream is not None:
+            self.stream.pause()
+        elif not self.taken:
+            super().pause_writing()
+
+    def resume_writing(self) -> None:
+        if self.stream is not None:
+            self.stream.resume()
+        elif not self.taken:
+            super().resume_writing()
+
+    def shutdown(self) -> None:
+        """A stream ends by a drain of its hub, not because its server is about to stop."""
+        if not self.taken:
+            super().shutdown()
+
+
+_NOTHING: Final[deque[Any]] = deque(maxlen=0)
+
+
+class Offer:
+    """One response's chance to take the transport over."""
+
+    __slots__ = ("_connection", "_cycle", "_keep_alive")
+
+    def __init__(self, connection: StreamProtocol, cycle: RequestResponseCycle) -> None:
+        self._connection = connection
+        self._cycle = cycle
+        self._keep_alive = cycle.keep_alive
+
+    def prepare(self) -> None:
+        # No chunks: the same bytes go to all clients. Closing the connection ends the body, as in HTTP/1.0.
+        self._cycle.chunked_encoding = False
+        self._cycle.keep_alive = False
+
+    def accept(self) -> Connection | None:
+        cycle = self._cycle
+        if not cycle.response_started or cycle.disconnected:
+            cycle.chunked_encoding = None
+            cycle.keep_alive = self._keep_alive
+            return None
+        # To uvicorn the response is over, so the request's task may end.
+        cycle.response_complete = True
+        self._connection.take_over()
+        return Connection(self._connection)
+
+
+class Connection:
+    """The sink of a connection that was taken over: writes go to the transport and nowhere else."""
+
+    __slots__ = ("_protocol", "write")
+
+    def __init__(self, protocol: StreamProtocol) -> None:
+        self._protocol = protocol
+        self.write: Callable[[bytes], object] = protocol.transport.write
+
+    def attach(self, sub: Subscription) -> None:
+        if sub.closed:
+            return
+        self._protocol.stream = sub
+        if self.backlog() > HIGH_WATER:
+            sub.pause()
+
+    def backlog(self) -> int:
+        return self._protocol.transport.get_write_buffer_size()
+
+    def close(self) -> None:
+        self._protocol.stream = None
+        self._protocol.deadlines.set(self._protocol, LINGER_SECONDS)
+        self._protocol.transport.close()
+
+    def abort(self) -> None:
+        self._protocol.stream = None
+        self._protocol.transport.abort()
+
+
+def _notice_dead_peer(sock: socket.socket | None) -> None:
+    """A client whose network is gone acknowledges nothing and would hold its stream for a quarter of an hour."""
+    if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+Drain: TypeAlias = Callable[[float], Coroutine[Any, Any, None]]
+"""`Hub.drain`, or what calls it."""
+
+
+class Server(uvicorn.Server):
+    """At the first signal: no new connections, then the drain, then the end. At the second: the end."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        drain: Drain,
+        drain_seconds: float = DRAIN_SECONDS,
+        on_start: Callable[[int], None] | None = None,
+    ) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._drain_seconds = drain_seconds
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._on_start is not None:
+            self._on_start(self.servers[0].sockets[0].getsockname()[1])
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        if sig == signal.SIGINT:
+            self._drain_seconds = min(self._drain_seconds, INTERRUPT_SECONDS)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in self.servers:
+            listener.close()
+        drain = asyncio.create_task(self._drain(self._drain_seconds))
+        while not drain.done() and not self.force_exit:
+            await asyncio.wait({drain}, timeout=0.1)
+        drain.cancel()
+        await super().shutdown(sockets)
+
+
+async def serve(
+    app: ASGIApp,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    *,
+    drain: Drain,
+    drain_seconds: float = DRAIN_SECONDS,
+    on_start: Callable[[int], None] | None = None,
+    **settings: Any,
+) -> None:
+    """Serve until a signal says stop, then return. `on_start` is told the port once it listens; `settings` are
+    those of `uvicorn.Config`.
+    """
+    chosen: dict[str, Any] = {
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "backlog": BACKLOG,
+        "timeout_graceful_shutdown": GRACE_SECONDS,
+        **settings,
+    }
+    config = uvicorn.Config(app, host, port, http=StreamProtocol, **chosen)
+    await Server(config, drain, drain_seconds, on_start).serve()
+
+
+@contextmanager
+def drain_at_signals(drain: Drain, seconds: float = DRAIN_SECONDS) -> Iterator[None]:
+    """In somebody else's server: drain when it is told to stop, since it waits for the streams to end by themselves.
+
+    Its own handlers are called as well, and put back afterwards. Outside the main thread, and where there is no
+    handler, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    drains: list[asyncio.Task[None]] = []
+
+    def handle(sig: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(lambda: drains.append(loop.create_task(drain(seconds))))
+        earlier[signal.Signals(sig)](sig, frame)
+
+    found = {sig: signal.getsignal(sig) for sig in (signal.SIGTERM, signal.SIGINT)}
+    earlier = {sig: handler for sig, handler in found.items() if callable(handler)}
+    for sig in earlier:
+        signal.signal(sig, handle)
+    try:
+        yield
+    finally:
+        for sig, handler in earlier.items():
+            if signal.getsignal(sig) is handle:
+                signal.signal(sig, handler)

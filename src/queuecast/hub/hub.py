@@ -1,0 +1,233 @@
+"""The hub: every stream of this process, fed from one tail per queue."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Final, TypeAlias
+
+from .. import sse
+from ..brokers.base import Broker, Projected, Status
+from ..cursor import Cursor, beginning
+from ..tail import Tail
+from .counters import Counters
+from .fanout import Fanout
+from .frame import reset_frame
+from .start import Start, start_of_queues, start_of_task
+from .subscription import Sink, Subscription
+from .wheel import Wheel
+from .window import Window
+
+MAX_STREAMS: Final = 20_000
+"""Streams of one process. One more is told to come back in a while, and closed."""
+
+MAX_SETS: Final = 100
+"""Sets of several queues that are followed at once, each with a window of its own. One more is refused likewise."""
+
+READERS: Final = 8
+"""Streams that read old pages of logs at once. Others wait for their turn."""
+
+UNKNOWN_TASK_SECONDS: Final = 5.0
+"""Seconds in which an unknown task may appear. Then it is said to be unknown."""
+
+RETRY_MS: Final = (1_000, 3_000)
+"""Milliseconds after which a client reconnects that lost its stream, drawn for each one so that they spread."""
+
+DRAIN_RETRY_MS: Final = (100, 2_000)
+"""The same for a client that is sent away by a drain: another server, or the next one here, awaits it."""
+
+
+_Key: TypeAlias = tuple[tuple[str, ...], bool]
+"""Names of queues, and whether the frames are named."""
+
+
+class Hub:
+    """`tail` gives this process's reader of a queue's log, started. `max_age`: seconds after which a stream is sent
+    away, to spread over servers again (each draws 80 to 100 % of it).
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        tail: Callable[[str], Awaitable[Tail]],
+        *,
+        max_streams: int = MAX_STREAMS,
+        max_age: float | None = None,
+    ) -> None:
+        self.counters = Counters()
+        self.draining = False
+        self._broker = broker
+        self._tail = tail
+        self._max_streams = max_streams
+        self._max_age = max_age
+        self._gate = asyncio.Semaphore(READERS)
+        self._wheel = Wheel()
+        self._subs: set[Subscription] = set()
+        self._followed: dict[_Key, _Followed] = {}
+        self._opening = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Hub of {len(self._subs)} streams{', draining' if self.draining else ''}>"
+
+    @property
+    def streams(self) -> int:
+        return len(self._subs)
+
+    @property
+    def full(self) -> bool:
+        return len(self._subs) >= self._max_streams
+
+    # Opening a stream
+
+    async def fanout(self, queues: Sequence[str], named: bool = False) -> Fanout | None:
+        """Where these queues are followed together; None when too many sets are. Raises `BrokerError`.
+
+        Begun at the first call: call it when a server starts, so that its clients find what they missed in memory.
+        """
+        key = tuple(sorted(set(queues))), named
+        async with self._opening:
+            if key not in self._followed:
+                self._let_go_of_unused()
+                if _is_several(key) and sum(map(_is_several, self._followed)) >= MAX_SETS:
+                    return None
+                self._followed[key] = await self._follow(*key)
+            return self._followed[key].fanout
+
+    async def _follow(self, queues: tuple[str, ...], named: bool) -> _Followed:
+        tails = [await self._tail(queue) for queue in queues]
+        window = Window({tail.queue: tail.at for tail in tails}, named)
+        fanout = Fanout(window, self._broker, self.counters, self._gate, self._left)
+        feeds = [tail.listen(_Feed(fanout, tail.queue)) for tail in tails]
+        # A tail begins with a backlog: what was in the log before has to be in the window before anybody joins.
+        await fanout.reached({queue: await self._end(queue) for queue in queues})
+        return _Followed(fanout, feeds)
+
+    async def _end(self, queue: str) -> Cursor:
+        bounds = await self._broker.bounds(queue)
+        return beginning(bounds.identity, bounds.last)
+
+    def _let_go_of_unused(self) -> None:
+        """Of a single queue the window stays, for clients that come back."""
+        used = {sub.fanout for sub in self._subs}
+        for key, followed in list(self._followed.items()):
+            if (_is_several(key) or key[1]) and followed.fanout not in used:
+                followed.stop()
+                del self._followed[key]
+
+    async def begin(self, fanout: Fanout, asked: str, task: str | None = None) -> Start:
+        """Where a stream of this fan-out starts that asks for this cursor (or `first`, `last`, or nothing).
+
+        Raises `BrokerError`.
+        """
+        if task is None:
+            return await start_of_queues(fanout, asked)
+        origin = dict(fanout.window.at)
+        return await start_of_task(fanout, await self._status(fanout, task), origin, asked)
+
+    async def appears(self, fanout: Fanout, task: str) -> bool:
+        """Whether the task is known, now or in a few seconds: who was told its id may be faster than the log."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(UNKNOWN_TASK_SECONDS):
+                await fanout.appearance(task)
+        return await self._status(fanout, task) is not None
+
+    async def _status(self, fanout: Fanout, task: str) -> Status | None:
+        [queue] = fanout.window.queues
+        return await self._broker.status(queue, task) if isinstance(self._broker, Projected) else None
+
+    def open(
+        self, fanout: Fanout, start: Start, sink: Sink, *, task: str | None = None, owner: str | None = None
+    ) -> Subscription:
+        """Write the stream's beginning to the sink, and everything after its start as it comes."""
+        now = asyncio.get_running_loop().time()
+        sub = Subscription(fanout, sink, task, owner, now)
+        if self._max_age is not None:
+            sub.until = now + self._max_age * random.uniform(0.8, 1)
+        self._subs.add(sub)
+        self._wheel.add(sub)
+        for queue in fanout.window.queues:
+            self.counters.streams_open[queue] += 1
+        sink.write(_opening(start))
+        sub.told = start.id
+        if start.resumed:
+            self.counters.stream_resumes[_how(start, fanout)] += 1
+        fanout.join(sub, start.place, start.id)
+        if fanout.closed:
+            sub.close("shutdown")
+        return sub
+
+    def _left(self, sub: Subscription, reason: str) -> None:
+        self._subs.discard(sub)
+        self._wheel.remove(sub)
+        self.counters.streams_closed[reason] += 1
+        for queue in sub.fanout.window.queues:
+            self.counters.streams_open[queue] -= 1
+
+    # Ending
+
+    async def drain(self, seconds: float) -> None:
+        """Send all streams away, evenly over so many seconds, in random order. New ones are refused meanwhile."""
+        self.draining = True
+        leaving = list(self._subs)
+        random.shuffle(leaving)
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        for number, sub in enumerate(leaving):
+            wait = begin + seconds * (number + random.random()) / len(leaving) - loop.time()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            sub.send_away("drain", random.randint(*DRAIN_RETRY_MS))
+
+    async def stop(self) -> None:
+        """End all streams now and let go of the logs."""
+        self.draining = True
+        for sub in tuple(self._subs):
+            sub.close("shutdown")
+        for followed in self._followed.values():
+            followed.stop()
+        self._followed.clear()
+        self._wheel.stop()
+
+
+class _Followed:
+    """A fan-out, and how to end its feeding."""
+
+    __slots__ = ("_stops", "fanout")
+
+    def __init__(self, fanout: Fanout, stops: list[Callable[[], None]]) -> None:
+        self.fanout = fanout
+        self._stops = stops
+
+    def stop(self) -> None:
+        self.fanout.closed = True
+        for stop in self._stops:
+            stop()
+
+
+def _is_several(key: _Key) -> bool:
+    return len(key[0]) > 1
+
+
+class _Feed:
+    """Brings one queue's log to a fan-out."""
+
+    def __init__(self, fanout: Fanout, queue: str) -> None:
+        self.entries = partial(fanout.entries, queue)
+        self.restarted = partial(fanout.restarted, queue)
+
+
+def _opening(start: Start) -> bytes:
+    """All that a client needs to come back exactly, before the first event: when, and with which cursor."""
+    opening = sse.retry(random.randint(*RETRY_MS)) + sse.KEEPALIVE
+    if start.reset:
+        return opening + reset_frame(start.reset, start.asked, start.id)
+    return opening + sse.id_block(start.id) if start.id else opening
+
+
+def _how(start: Start, fanout: Fanout) -> str:
+    if start.reset:
+        return "reset"
+    return "live" if start.place == fanout.window.at else "replayed"
