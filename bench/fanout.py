@@ -5,14 +5,11 @@ subject cannot hold, its latency is that of a growing backlog and says only that
 """
 
 import argparse
-import time
 from functools import partial
-from pathlib import Path
 
 import ours
-from lib import events, options, proc, report, sse_load, trials
-from lib.publish import Publisher
-from lib.subject import Server, Subject
+from lib import events, options, proc, report, streaming, trials
+from lib.subject import Subject
 from peers import asgi_sse, nchan
 
 SUBJECTS = (
@@ -26,35 +23,19 @@ SUBJECTS = (
 
 def trial(subject: Subject, rate: float, chosen: argparse.Namespace) -> trials.Figures:
     """On a fresh server, so that no trial inherits a backlog."""
-    with proc.workdir() as folder, subject.start(Path(folder)) as server:
-        return measure(server, rate, chosen)
+    with proc.workdir() as folder, subject.start(folder) as server:
 
+        def request(first: int, last: int) -> bytes:
+            return server.publish([(0, events.payload(chosen.size)) for _ in range(first, last)])
 
-def measure(server: Server, rate: float, chosen: argparse.Namespace) -> trials.Figures:
-    """Open the streams, warm up, then measure while publishing goes on."""
-
-    def request(first: int, last: int) -> bytes:
-        return server.publish([(0, events.payload(chosen.size)) for _ in range(first, last)])
-
-    with sse_load.streams(server.port, server.path, chosen.streams) as load:
-        publisher = Publisher(server.port, check=request(0, 1))
-        publisher.at_rate(rate, chosen.warmup, request)
-        load.reset()
-        cpu, began = server.process.cpu_seconds(), time.monotonic()
-        sent = publisher.at_rate(rate, chosen.seconds, request)
-        result = load.report()
-        elapsed = time.monotonic() - began
-        cpu = server.process.cpu_seconds() - cpu
-        publisher.close()
-    return {
-        "deliveries_per_s": result.per_second,
-        **report.spread(result.latencies_ms),
-        "published_per_s": sent / elapsed,
-        "server_busy": cpu / elapsed,
-        "client_busy": result.busy,
-        "server_us_per_delivery": cpu / result.deliveries * 1e6 if result.deliveries else None,
-        "streams_lost": float(result.closed),
-    }
+        return streaming.measure(
+            server,
+            request,
+            streams=chosen.streams,
+            rate=rate,
+            warmup=chosen.warmup,
+            seconds=chosen.seconds,
+        )
 
 
 def main() -> None:
@@ -81,7 +62,7 @@ def main() -> None:
         vars(chosen),
         results,
         saturation_per_s=saturation,
-        saturation_ratios=trials.ratios(saturation) if "queuecast" in saturation else {},
+        saturation_ratios=trials.ratios(saturation),
     )
 
 

@@ -6,7 +6,6 @@ Keepalives are on (every 15 s, each subject's own). Socket buffers in the kernel
 import argparse
 import time
 from functools import partial
-from pathlib import Path
 
 import ours
 from lib import options, proc, report, sse_load, trials
@@ -24,7 +23,7 @@ SETTLE = 3.0  # seconds after the last stream has opened
 
 
 def trial(subject: Subject, chosen: argparse.Namespace) -> trials.Figures:
-    with proc.workdir() as folder, subject.start(Path(folder)) as server:
+    with proc.workdir() as folder, subject.start(folder) as server:
         with sse_load.streams(server.port, server.path, FIRST, samples=0):
             pass
         time.sleep(1.0)

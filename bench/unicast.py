@@ -4,15 +4,11 @@ What does a delivered event cost the server, against a broadcast that makes the 
 """
 
 import argparse
-import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import ours
-from lib import events, options, proc, report, sse_load, trials
-from lib.publish import Publisher
-from lib.subject import Server, Subject
+from lib import events, options, proc, report, streaming, trials
+from lib.subject import Subject
 from peers import asgi_sse, nchan
 
 UNICAST = (
@@ -27,47 +23,24 @@ BROADCAST = {
 }
 
 
-def unicast(subject: Subject, chosen: argparse.Namespace) -> trials.Figures:
-    """One event for the next stream, `streams` times a second, spread evenly over the second."""
-    with proc.workdir() as folder, subject.start(Path(folder)) as server:
+def trial(subject: Subject, spread: bool, chosen: argparse.Namespace) -> trials.Figures:
+    """Spread: an event for the next stream, one after the other; else one for all of them at a time.
+
+    Both ask for the same number of writes to sockets a second.
+    """
+    with proc.workdir() as folder, subject.start(folder) as server:
 
         def request(first: int, last: int) -> bytes:
             return server.publish([(n % chosen.streams, events.payload(chosen.size)) for n in range(first, last)])
 
-        return measure(server, chosen.streams * chosen.rate, request, chosen)
-
-
-def broadcast(subject: Subject, chosen: argparse.Namespace) -> trials.Figures:
-    """One event for all streams, once a second: as many writes to sockets."""
-    with proc.workdir() as folder, subject.start(Path(folder)) as server:
-
-        def request(first: int, last: int) -> bytes:
-            return server.publish([(0, events.payload(chosen.size)) for _ in range(first, last)])
-
-        return measure(server, chosen.rate, request, chosen)
-
-
-def measure(
-    server: Server, rate: float, request: Callable[[int, int], bytes], chosen: argparse.Namespace
-) -> trials.Figures:
-    with sse_load.streams(server.port, server.path, chosen.streams) as load:
-        publisher = Publisher(server.port, check=request(0, 1))
-        publisher.at_rate(rate, chosen.warmup, request)
-        load.reset()
-        cpu, began = server.process.cpu_seconds(), time.monotonic()
-        publisher.at_rate(rate, chosen.seconds, request)
-        result = load.report()
-        elapsed = time.monotonic() - began
-        cpu = server.process.cpu_seconds() - cpu
-        publisher.close()
-    return {
-        "deliveries_per_s": result.per_second,
-        "server_us_per_delivery": cpu / result.deliveries * 1e6 if result.deliveries else None,
-        **report.spread(result.latencies_ms),
-        "server_busy": cpu / elapsed,
-        "client_busy": result.busy,
-        "streams_lost": float(result.closed),
-    }
+        return streaming.measure(
+            server,
+            request,
+            streams=chosen.streams,
+            rate=chosen.rate * (chosen.streams if spread else 1),
+            warmup=chosen.warmup,
+            seconds=chosen.seconds,
+        )
 
 
 def main() -> None:
@@ -81,8 +54,8 @@ def main() -> None:
 
     todo: dict[tuple[str, str], trials.Trial] = {}
     for subject in options.chosen(UNICAST, chosen):
-        todo[subject.name, "unicast"] = partial(unicast, subject, chosen)
-        todo[subject.name, "broadcast"] = partial(broadcast, BROADCAST[subject.name], chosen)
+        todo[subject.name, "unicast"] = partial(trial, subject, True, chosen)
+        todo[subject.name, "broadcast"] = partial(trial, BROADCAST[subject.name], False, chosen)
     results = trials.interleaved(todo, chosen.rounds)
     report.emit("unicast", vars(chosen), results, cpu_unicast_over_broadcast=cost_ratios(results))
 

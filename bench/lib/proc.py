@@ -61,7 +61,7 @@ def _child_setup(cpu: int | None) -> Callable[[], None]:
     libc = ctypes.CDLL(None)
 
     def setup() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed benchmark leaves nothing running
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # a killed benchmark leaves nothing running
         allow_open_files()
         if cpu is None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, range(os.cpu_count() or 1))

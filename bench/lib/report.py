@@ -72,6 +72,25 @@ def emit(bench: str, settings: Mapping[str, Any], results: Mapping[str, Any], **
     print(json.dumps(line), flush=True)
 
 
+def _cpu_times() -> tuple[int, int]:
+    """Ticks of all CPUs since boot: stolen by the hypervisor, and all together."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0, 0
+    ticks = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
+    return ticks[7], sum(ticks)
+
+
+LOAD_BEFORE = round(os.getloadavg()[0], 2)
+CPU_TIMES_BEFORE = _cpu_times()
+
+
+def _stolen_percent() -> float:
+    """Of the machine's CPU time during this script: how noisy the host was."""
+    stolen, total = (now - before for now, before in zip(_cpu_times(), CPU_TIMES_BEFORE, strict=True))
+    return round(100 * stolen / total, 2) if total else 0.0
+
+
 def _commit() -> str | None:
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -95,5 +114,6 @@ def _machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
+        "load_before": LOAD_BEFORE,
+        "stolen_percent": _stolen_percent(),
     }

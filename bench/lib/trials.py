@@ -48,7 +48,9 @@ def best(results: Results, figure: str) -> dict[str, float | None]:
 
 
 def ratios(values: Mapping[str, float | None], of: str = "queuecast") -> dict[str, float | None]:
-    """One subject's value divided by each other's."""
+    """One subject's value divided by each other's; none where it was not asked to run."""
+    if of not in values:
+        return {}
     others = (name for name in values if name != of)
     return {f"{of}/{name}": report.ratio(values[of], values[name]) for name in others}
 
