@@ -1,51 +1,153 @@
-"""queuecast's side of every benchmark: the only module here that may import it.
+"""queuecast's side of every benchmark: only this module and ours_apps.py import it."""
 
-Each function is a slot with the interface that its benchmark expects (see README.md). One that raises
-MissingError is reported as null.
-"""
-
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from urllib.request import urlopen
 
-from lib.proc import MissingError
-from lib.subject import Server
+from lib import proc
+from lib.subject import Event, Server, post
 
-NOT_YET = "queuecast's subject is not written yet (bench/ours.py)"
+APPS = str(proc.BENCH / "ours_apps.py")
+UNICAST_TASKS = 5_000
+SUBMITTED_AT_ONCE = 1_000
+CONCURRENCY = "200"
 
 
 def broadcast(folder: Path) -> AbstractContextManager[Server]:
-    """All streams follow one queue; `queuecast` on its fast path. For fanout, unicast and idle."""
-    raise MissingError(NOT_YET)
+    """All streams follow one queue, on the fast path. For fanout, unicast and idle."""
+    return _streams(folder, 1, lambda i: "/queues/bench/events")
 
 
 def broadcast_plain_asgi(folder: Path) -> AbstractContextManager[Server]:
     """The same on an ASGI server that does not offer the transport. For fanout."""
-    raise MissingError(NOT_YET)
+    return _streams(folder, 1, lambda i: "/queues/bench/events", "plain")
 
 
 def unicast(folder: Path) -> AbstractContextManager[Server]:
-    """The i-th stream follows the i-th task of one queue: path(i) names it, and the events given to
-    publish() each go to their own task. Many events may go in one request. For unicast."""
-    raise MissingError(NOT_YET)
+    """The i-th stream follows the i-th task of one queue. For unicast."""
+    from ours_apps import stream_task
+
+    return _streams(folder, UNICAST_TASKS, lambda i: f"/queues/bench/tasks/{stream_task(i)}/events?after=last")
+
+
+@contextlib.contextmanager
+def _streams(folder: Path, tasks: int, path, *flags: str) -> Iterator[Server]:
+    proc.need("queuecast")
+    port = proc.free_port()
+
+    def publish(events: Sequence[Event]) -> bytes:
+        return post("/publish", json.dumps([[i, body.decode()] for i, body in events]).encode())
+
+    argv = proc.python(APPS, "streams", str(port), str(tasks), *flags)
+    with proc.running(argv, log=folder / "queuecast.log") as process:
+        proc.wait_for_port(port, process, timeout=60)
+        yield Server(process, port, path, publish)
 
 
 def sqlite_tasks(folder: Path, tasks: int) -> dict[str, float]:
-    """Submit `tasks` no-op async tasks to a SQLite file, then run them in one worker process.
+    """Submit `tasks` no-op async tasks to a SQLite file with FULL sync, then run them with their full event trail in one
+    worker process, while a gateway process follows the log.
 
     Returns seconds under "submit_s" (in bulk, through Python) and "run_s" (first start to last result).
     """
-    raise MissingError(NOT_YET)
+    proc.need("queuecast")
+    url = f"sqlite:///{folder / 'tasks.db'}"
+    submitted = asyncio.run(_submit(url, tasks))
+    port = proc.free_port()
+    with (
+        _command(folder, "gateway", "ours_apps:qc", "--port", str(port), url=url) as gateway,
+        _ready(port, gateway),
+        _command(folder, "worker", "ours_apps:qc", "--concurrency", CONCURRENCY, cpu=proc.LOAD_CPU, url=url) as worker,
+    ):
+        ran = asyncio.run(_run_seconds(url, tasks, worker))
+    return {"submit_s": submitted, "run_s": ran}
 
 
-def task_gateway(folder: Path) -> AbstractContextManager[int]:
-    """A gateway and a worker in another process on a SQLite file with FULL sync; yields the gateway's port.
+async def _submit(url: str, tasks: int) -> float:
+    from ours_apps import noop, qc
 
-    POST /queues/noop/tasks with {"name": "noop", "args": {}} runs a handler that returns at once;
-    GET /queues/noop/events shows its result. For latency.
-    """
-    raise MissingError(NOT_YET)
+    qc.use(url)
+    async with qc.running():
+        start = time.perf_counter()
+        for begin in range(0, tasks, SUBMITTED_AT_ONCE):
+            await asyncio.gather(*(noop.submit() for _ in range(min(SUBMITTED_AT_ONCE, tasks - begin))))
+        return time.perf_counter() - start
 
 
-def submit_gateway(folder: Path) -> AbstractContextManager[int]:
-    """The same without a worker, in one process pinned to SERVER_CPU; yields its port. For http_submit."""
-    raise MissingError(NOT_YET)
+async def _run_seconds(url: str, tasks: int, worker: proc.Process) -> float:
+    """From the log itself: the first `running` to the last result."""
+    from datetime import datetime
+
+    from ours_apps import noops, qc
+
+    qc.use(url)
+    async with qc.running():
+        while (await _counts(qc)).get("succeeded", 0) < tasks:
+            if not worker.alive():
+                raise RuntimeError(f"the worker has ended:\n{worker.tail()}")
+            await asyncio.sleep(0.2)
+        times: list[str] = []
+        results = 0
+        async for event in noops.events(after="first"):
+            if event.type == "result" or event.task.state == "running":
+                times.append(event.time)
+            results += event.type == "result"
+            if results == tasks:
+                break
+    first, last = (datetime.fromisoformat(moment) for moment in (min(times), max(times)))
+    return (last - first).total_seconds()
+
+
+async def _counts(qc) -> dict:
+    return (await (await qc.session()).projection.counts()).get("noop", {})
+
+
+@contextlib.contextmanager
+def task_gateway(folder: Path) -> Iterator[int]:
+    """A gateway with a worker as its child, on a SQLite file with FULL sync. For latency."""
+    proc.need("queuecast")
+    port = proc.free_port()
+    url = f"sqlite:///{folder / 'tasks.db'}"
+    with (
+        _command(folder, "run", "ours_apps:qc", "--port", str(port), cpu=None, url=url) as process,
+        _ready(port, process),
+    ):
+        yield port
+
+
+@contextlib.contextmanager
+def submit_gateway(folder: Path) -> Iterator[int]:
+    """A gateway without a worker. For http_submit."""
+    proc.need("queuecast")
+    port = proc.free_port()
+    url = f"sqlite:///{folder / 'tasks.db'}"
+    with (
+        _command(folder, "gateway", "ours_apps:qc", "--port", str(port), url=url) as process,
+        _ready(port, process),
+    ):
+        yield port
+
+
+def _command(
+    folder: Path, *words: str, url: str, cpu: int | None = proc.SERVER_CPU
+) -> AbstractContextManager[proc.Process]:
+    argv = proc.python("-m", "queuecast", *words)
+    log = folder / f"{words[0]}.log"
+    return proc.running(argv, cpu=cpu, env={"QUEUECAST_BROKER": url}, cwd=folder, log=log)
+
+
+@contextlib.contextmanager
+def _ready(port: int, process: proc.Process) -> Iterator[None]:
+    """Once the gateway has caught up with the log."""
+    proc.wait_for_port(port, process)
+    while True:
+        with contextlib.suppress(OSError), urlopen(f"http://{proc.HOST}:{port}/readyz") as answer:
+            if answer.status == 200:
+                break
+        time.sleep(0.05)
+    yield

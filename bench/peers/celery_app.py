@@ -13,6 +13,6 @@ results = redis.Redis.from_url(os.environ.get("BENCH_REDIS_URL", "redis://"))
 
 
 @app.task(name="noop", bind=True)
-def noop(self) -> None:  # noqa: ANN001  (celery's own task object)
+def noop(self) -> None:
     message = {"type": "result", "id": self.request.id, "state": "succeeded", "result": None}
     results.publish("results", json.dumps(message))
