@@ -5,6 +5,7 @@ import json
 import re
 import tracemalloc
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,13 @@ PARSE_CASES = load("sse-parse.json")
 ENCODE_CASES = load("sse-encode.json")
 
 
+def feed_all(parser: Parser, chunks: Iterable[bytes]) -> list[Message]:
+    return [message for chunk in chunks for message in parser.feed(chunk)]
+
+
 def outcome(chunks: Iterable[bytes], last_event_id: str = "") -> Outcome:
     parser = Parser(last_event_id)
-    messages = [message for chunk in chunks for message in parser.feed(chunk)]
+    messages = feed_all(parser, chunks)
     return messages, parser.last_event_id, parser.retry_ms
 
 
@@ -41,7 +46,7 @@ def pieces(stream: bytes, size: int) -> list[bytes]:
 
 def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
     bounds = [0, *sorted(places), len(stream)]
-    return [stream[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [stream[a:b] for a, b in pairwise(bounds)]
 
 
 # The cases
@@ -208,14 +213,9 @@ LIMIT = 40
     ],
 )
 def test_a_message_may_fill_the_limit_and_not_exceed_it(block, size):
-    parser = Parser(max_message_bytes=LIMIT)
-    for chunk in pieces(block * 3, size):
-        parser.feed(chunk)
-
-    too_small = Parser(max_message_bytes=LIMIT - 1)
+    feed_all(Parser(max_message_bytes=LIMIT), pieces(block * 3, size))
     with pytest.raises(MessageTooLong):
-        for chunk in pieces(block * 3, size):
-            too_small.feed(chunk)
+        feed_all(Parser(max_message_bytes=LIMIT - 1), pieces(block * 3, size))
 
 
 def test_the_default_limit():
@@ -244,6 +244,22 @@ def test_the_error_never_swallows_messages_that_were_complete(places):
     assert [message.data for message in messages] == ["a", "b"]
     assert errors >= 2
     assert parser.last_event_id == "2"
+
+
+def test_a_parser_that_has_failed_keeps_nothing_more():
+    parser, errors = Parser(max_message_bytes=LIMIT), 0
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            try:
+                parser.feed(b"x" * 1000)
+            except MessageTooLong:
+                errors += 1
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert errors == 100
+    assert held < 50_000
 
 
 def bytes_allocated(chunks: list[bytes]) -> int:

@@ -55,6 +55,10 @@ class Queuecast:
     Raises `ConfigurationError` for a URL that names no broker.
     """
 
+    url: str
+    horizon: float
+    """Seconds of the log's retention: no delay or timeout goes beyond it."""
+
     def __init__(
         self,
         url: str | None = None,
@@ -65,17 +69,20 @@ class Queuecast:
         self.authenticate = authenticate
         self.lifespan = lifespan
         self.queues: dict[str, Queue] = {}
-        self.use(url or os.environ.get("QUEUECAST_BROKER") or DEFAULT_URL)
         self._gateway: Gateway | None = None
         self._sessions: dict[asyncio.AbstractEventLoop, asyncio.Future[Session]] = {}
         self._background: asyncio.AbstractEventLoop | None = None
+        self._process = os.getpid()
         self._lock = threading.Lock()
+        self.use(url or os.environ.get("QUEUECAST_BROKER") or DEFAULT_URL)
 
     def __repr__(self) -> str:
         return f"<Queuecast {self.url}: {', '.join(self.queues) or 'no queues'}>"
 
     def use(self, url: str) -> None:
         """Choose the broker, before anything is open: a command line's `--broker` beats the program's URL."""
+        if self._sessions:
+            raise ConfigurationError(f"{self.url} is open already; choose the broker before that")
         self.horizon = make_broker(url).retention.age
         self.url = url
 
@@ -127,35 +134,45 @@ class Queuecast:
         Raises `BrokerUnavailable`, or `ConfigurationError` where the broker can never be opened.
         """
         opening = self._sessions.get(asyncio.get_running_loop())
-        if opening is not None and opening.done() and not opening.exception():
-            return opening.result()
-        return await self._open()
+        return opening.result() if opening is not None and opening.done() else await self._open()
 
     async def _open(self) -> Session:
         """One opening at a time per loop; whoever comes meanwhile waits for the same one."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            self._forget_closed_loops()
+            self._forget_dead_loops()
             opening = self._sessions.get(loop)
             if opening is None:
                 if self._sessions and self.url.startswith("memory:"):
                     raise ConfigurationError("memory:// lives in the one event loop that opened it")
                 opening = self._sessions[loop] = asyncio.ensure_future(self._opened())
-        try:
-            return await asyncio.shield(opening)
-        except BaseException:
-            if opening.done():
-                self._sessions.pop(loop, None)
-            raise
+                opening.add_done_callback(self._forget_failed)
+        return await asyncio.shield(opening)
 
     async def _opened(self) -> Session:
         session = Session(self.url)
-        await session.open()
-        for name in self.queues:
-            await session.broker.declare(name)
+        try:
+            await session.open()
+            for name in self.queues:
+                await session.declare(name)
+        except BaseException:
+            await session.close()
+            raise
         return session
 
-    def _forget_closed_loops(self) -> None:
+    def _forget_failed(self, opening: asyncio.Future[Session]) -> None:
+        """Whoever comes after a failed opening tries again."""
+        if opening.cancelled() or opening.exception() is not None:
+            loop = opening.get_loop()
+            if self._sessions.get(loop) is opening:
+                del self._sessions[loop]
+
+    def _forget_dead_loops(self) -> None:
+        if self._process != os.getpid():
+            # After a fork: what the parent has open is the parent's, and no thread of it runs here.
+            self._process = os.getpid()
+            self._sessions.clear()
+            self._background = None
         for loop in [loop for loop in self._sessions if loop.is_closed()]:
             del self._sessions[loop]
 
@@ -179,7 +196,7 @@ class Queuecast:
 
     def _loop_for_threads(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            self._forget_closed_loops()
+            self._forget_dead_loops()
             for loop in self._sessions:
                 if loop.is_running():
                     return loop

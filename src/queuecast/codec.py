@@ -10,7 +10,7 @@ from msgspec.structs import force_setattr
 
 from .errors import TooLarge
 from .event import MAX_EVENT_BYTES, Event
-from .task import MAX_TASK_BYTES, Task
+from .task import MAX_DEPTH, MAX_TASK_BYTES, Task, is_too_deep
 
 _encode = msgspec.json.Encoder().encode
 _decode_task = msgspec.json.Decoder(Task).decode
@@ -38,10 +38,7 @@ def decode_task(body: bytes) -> Task:
 
 def encode_event(event: Event) -> bytes:
     """One line of JSON. Raises `TooLarge` over MAX_EVENT_BYTES."""
-    body = _encode(event)
-    if not body.isascii():
-        for raw, escaped in _LINE_ENDS:
-            body = body.replace(raw, escaped)
+    body = one_line(_encode(event))
     if len(body) > MAX_EVENT_BYTES:
         raise TooLarge(f"the event takes {len(body)} bytes; the limit is {MAX_EVENT_BYTES}")
     return body
@@ -55,17 +52,28 @@ def decode_event(body: bytes, cursor: str = "") -> Event:
     return event
 
 
+def one_line(body: bytes) -> bytes:
+    """The same JSON with every line end escaped; a little longer where there were some."""
+    if not body.isascii():
+        for raw, escaped in _LINE_ENDS:
+            body = body.replace(raw, escaped)
+    return body
+
+
 def encode_value(value: Any) -> Raw:
     """A handler's result or output, an argument. Raises `ValueError` for what JSON cannot carry."""
     try:
-        return Raw(msgspec.json.encode(value, enc_hook=_pydantic))
+        body = msgspec.json.encode(value, enc_hook=_pydantic)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ValueError(f"JSON cannot carry this {type(value).__name__}: {error}") from error
+    if is_too_deep(body):
+        raise ValueError(f"this {type(value).__name__} is nested more than {MAX_DEPTH} levels deep")
+    return Raw(body)
 
 
 def _pydantic(value: Any) -> Any:
     """Pydantic models are accepted where they are installed; queuecast does not import them."""
     dump = getattr(value, "model_dump", None)
     if dump is None:
-        raise NotImplementedError(f"objects of type {type(value).__name__} are not JSON")
-    return dump(mode="json")
+        raise TypeError(f"objects of type {type(value).__name__} are not JSON")
+    return dump(mode="json", by_alias=True)

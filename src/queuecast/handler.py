@@ -55,6 +55,10 @@ class Handler(Generic[P, Y, R]):
         timeout: float | None,
         process: bool,
     ) -> None:
+        if process and "<locals>" in function.__qualname__:
+            raise ConfigurationError(
+                f"{function.__qualname__}: another process finds it only at its module's top level"
+            )
         self.queue = queue
         self.name = name
         self.function = function
@@ -115,6 +119,8 @@ class Signature:
     def __init__(self, function: Callable[..., Any]) -> None:
         hints = _hints(function)
         parameters = list(inspect.signature(function).parameters.values())
+        if any(hints.get(parameter.name) is Context for parameter in parameters[1:]):
+            raise ConfigurationError(f"{function.__qualname__}: Context must be its first parameter")
         self.wants_context = bool(parameters) and hints.get(parameters[0].name) is Context
         self.generates = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
         asynchronous = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
@@ -122,14 +128,16 @@ class Signature:
         taken = parameters[1:] if self.wants_context else parameters
         self._names = [_usable(function, parameter).name for parameter in taken]
         self._positional = sum(p.kind is not p.KEYWORD_ONLY for p in taken)
-        self._model = _arguments_model(function.__name__, taken, hints)
-        self._decoder = msgspec.json.Decoder(self._model, dec_hook=decode_hook)
+        model = _arguments_model(function, taken, hints)
+        self._schema = _json_schema(function, model)
+        self._decode = msgspec.json.Decoder(model, dec_hook=decode_hook).decode
         self.returns, self.yields = _outcome_types(hints.get("return", Any), self.generates)
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Raw:
         """Arguments of a call as a JSON object, checked. Raises `InvalidInput` naming the argument."""
         if len(args) > self._positional:
-            raise InvalidInput(f"takes {self._positional} positional arguments, {len(args)} were given")
+            detail = f"takes {self._positional} positional, {len(args)} were given"
+            raise InvalidInput(f"too many arguments: {detail}", [Flaw("/args", detail)])
         named = dict(zip(self._names, args, strict=False))
         for name in kwargs:
             if name in named:
@@ -147,7 +155,7 @@ class Signature:
     def decode(self, body: Raw | bytes) -> dict[str, Any]:
         """A JSON object as the function's keyword arguments. Raises `InvalidInput` naming the argument."""
         try:
-            model = self._decoder.decode(body)
+            model = self._decode(body)
         except msgspec.ValidationError as error:
             raise invalid("the arguments do not fit the handler", error, under="/args") from error
         except (msgspec.DecodeError, RecursionError) as error:
@@ -155,34 +163,25 @@ class Signature:
         return {name: getattr(model, name) for name in self._names}
 
     def schema(self) -> dict[str, Any]:
-        """JSON Schema (2020-12) of the arguments object; where a type has none, anything is said to fit."""
-        try:
-            (reference,), components = msgspec.json.schema_components(
-                [self._model], schema_hook=_schema_hook, ref_template="#/$defs/{name}"
-            )
-        except TypeError:
-            return {"type": "object"}
-        own: dict[str, Any] = components.pop(reference["$ref"].removeprefix("#/$defs/"))
-        return {**own, "$defs": components} if components else own
+        """JSON Schema (2020-12) of the arguments object."""
+        return self._schema
 
 
 def decode_hook(type_: Any, value: Any) -> Any:
     """Pydantic models are accepted where they are installed; queuecast does not import them."""
-    validate = getattr(type_, "model_validate", None)
+    if type_ is object:
+        return value
+    validate = getattr(type_, "model_validate_json", None)
     if validate is None:
         raise NotImplementedError(f"{type_} cannot be made from JSON")
-    return validate(value)
-
-
-def _schema_hook(type_: Any) -> dict[str, Any]:
-    schema: dict[str, Any] = type_.model_json_schema() if hasattr(type_, "model_json_schema") else {}
-    return schema
+    # From JSON, not from Python's values: a strict model takes a date from a string only there.
+    return validate(msgspec.json.encode(value))
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
         raise ConfigurationError(f"{function.__qualname__}: its annotations cannot be resolved: {error}") from error
 
 
@@ -194,18 +193,42 @@ def _usable(function: Callable[..., Any], parameter: inspect.Parameter) -> inspe
     return parameter
 
 
-def _arguments_model(name: str, parameters: list[inspect.Parameter], hints: Mapping[str, Any]) -> type[msgspec.Struct]:
+def _arguments_model(
+    function: Callable[..., Any], parameters: list[inspect.Parameter], hints: Mapping[str, Any]
+) -> type[msgspec.Struct]:
     def field(parameter: inspect.Parameter) -> tuple[str, Any] | tuple[str, Any, Any]:
         annotation = hints.get(parameter.name, Any)
         if parameter.default is parameter.empty:
             return parameter.name, annotation
         return parameter.name, annotation, msgspec.field(default_factory=lambda: parameter.default)
 
+    fields = [field(parameter) for parameter in parameters]
+    return msgspec.defstruct(f"{function.__name__}_arguments", fields, kw_only=True, forbid_unknown_fields=True)
+
+
+def _json_schema(function: Callable[..., Any], model: type[msgspec.Struct]) -> dict[str, Any]:
+    """Raises `ConfigurationError` where an argument is of a type that no JSON can become."""
+    definitions: dict[str, Any] = {}
+
+    def schema_of_foreign(type_: Any) -> dict[str, Any]:
+        if type_ is object:
+            return {"description": "any JSON"}
+        if not hasattr(type_, "model_json_schema"):
+            raise TypeError(f"nothing in JSON is a {type_}")
+        # Pydantic's own definitions are referred to from the document's root, so that is where they go.
+        schema: dict[str, Any] = type_.model_json_schema()
+        definitions.update(schema.pop("$defs", {}))
+        return schema
+
     try:
-        fields = [field(parameter) for parameter in parameters]
-        return msgspec.defstruct(f"{name}_arguments", fields, kw_only=True, forbid_unknown_fields=True)
+        (reference,), components = msgspec.json.schema_components(
+            [model], schema_hook=schema_of_foreign, ref_template="#/$defs/{name}"
+        )
     except TypeError as error:
-        raise ConfigurationError(f"{name}: its parameters cannot be taken from JSON: {error}") from error
+        raise ConfigurationError(f"{function.__qualname__}: not all of it can be taken from JSON: {error}") from error
+    own: dict[str, Any] = components.pop(reference["$ref"].removeprefix("#/$defs/"))
+    definitions.update(components)
+    return {**own, "$defs": definitions} if definitions else own
 
 
 def _outcome_types(annotation: Any, generates: bool) -> tuple[Any, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Never, ParamSpec, TypeVar, overload
 
 from msgspec import Raw
@@ -71,7 +73,14 @@ class Queue:
     def task(self, f: Callable[P, R], /) -> Handler[P, Never, R]: ...
     @overload
     def task(
-        self, *, name: str = ..., retries: int = ..., timeout: float | None = ..., process: bool = ...
+        self,
+        f: None = None,
+        /,
+        *,
+        name: str = ...,
+        retries: int = ...,
+        timeout: float | None = ...,
+        process: bool = ...,
     ) -> TaskDecorator: ...
     def task(
         self,
@@ -93,11 +102,14 @@ class Queue:
         def register(function: Callable[..., Any]) -> Handler[Any, Any, Any]:
             if self.external:
                 raise ConfigurationError(f"{self.name} is external: its workers are other programs")
+            if not inspect.isroutine(function):
+                raise ConfigurationError(f"{function!r} is no function")
             handler = Handler[Any, Any, Any](
                 self, function, name=name or function.__name__, retries=retries, timeout=timeout, process=process
             )
             if handler.name in self.handlers:
                 raise ConfigurationError(f"{self.name} has a handler named {handler.name!r} already")
+            self._refuse_unusable(handler)
             self.handlers[handler.name] = handler
             return handler
 
@@ -132,17 +144,18 @@ class Queue:
             return TaskRef(self, id, cursor)
         return TaskRef(self, id, cursor, handler.signature.returns, handler.signature.yields)
 
-    async def events(self, *, after: str = "last", owner: str | None = None) -> AsyncIterator[Event]:
+    async def events(self, *, after: str = "last", owner: str | None = None) -> AsyncGenerator[Event, None]:
         """The queue's events for your own code, without end. `after` is a cursor, `first` or `last` (from now on).
 
         Each event's `cursor` resumes after it. Raises `ResetRequired` for a cursor that cannot be honoured.
         """
         session = await self.app.session()
-        async for event in self._read(session, await self._offset(session, after)):
-            if owner is None or event.owner == owner:
-                yield event
+        async with aclosing(self._read(session, await self._offset(session, after))) as events:
+            async for event in events:
+                if owner is None or event.owner == owner:
+                    yield event
 
-    async def events_of(self, id: str, after: str | None) -> AsyncIterator[Event]:
+    async def events_of(self, id: str, after: str | None) -> AsyncGenerator[Event, None]:
         """One task's events to its result, from the first or after a cursor."""
         session = await self.app.session()
         status = await session.projection.status(self.name, id)
@@ -151,10 +164,11 @@ class Queue:
         offset = status.first - 1 if after is None else await self._offset(session, after)
         if status.state in FINAL_STATES and offset >= status.cursor.offset:
             return
-        async for event in self._read(session, offset, marker=f'"id":"{id}"'.encode()):
-            yield event
-            if event.type == "result":
-                return
+        async with aclosing(self._read(session, offset, id)) as events:
+            async for event in events:
+                yield event
+                if event.type == "result":
+                    return
 
     def stream(self, request: HTTPConnection, *, owner: str | None = None) -> Response:
         """The queue's SSE stream as the response of your own route, behind your own checks."""
@@ -198,18 +212,26 @@ class Queue:
 
     # Inside
 
+    def _refuse_unusable(self, handler: Handler[Any, Any, Any]) -> None:
+        """What no task of this handler could be submitted with is refused before there is one."""
+        try:
+            self._make(handler, handler.name, Raw(b"{}"), options_from({}))
+        except InvalidInput as error:
+            flaws = "; ".join(f"{flaw.pointer[1:]} {flaw.detail}" for flaw in error.flaws)
+            raise ConfigurationError(f"{handler!r}: {flaws}") from error
+
     async def _put(self, task: Task, handler: Handler[Any, Y, R] | None) -> TaskRef[Y, R]:
         session = await self.app.session()
+        await session.declare(self.name)
         (receipt,) = await session.broker.submit([task])
         return self.ref_to(handler, receipt.id, str(receipt.cursor))
 
     def _make(self, handler: Handler[Any, Any, Any] | None, name: str, args: Raw, options: Options) -> Task:
         if options.priority is not None:
             raise NotSupported("this broker has no priorities", [Flaw("/priority", "leave it out")])
-        task = make_task(self.name, name, args, options, now=time.time(), horizon=self.app.horizon)
-        if handler is None:
-            return task
-        return _with_defaults(task, handler, options)
+        if handler is not None:
+            options = _with_defaults(options, handler)
+        return make_task(self.name, name, args, options, now=time.time(), horizon=self.app.horizon)
 
     def _unknown(self, name: str) -> UnknownTaskName:
         known = sorted({*self.handlers, *self.announced})
@@ -218,29 +240,29 @@ class Queue:
         return UnknownTaskName(f"queue {self.name!r} has no handler of that name: {hint}", [Flaw("/name", hint)])
 
     async def _offset(self, session: Session, after: str) -> int:
-        await session.broker.declare(self.name)
+        await session.declare(self.name)
         if after == "last":
             return (await end_of(session.broker, self.name)).offset
         if after == "first":
             return (await session.broker.bounds(self.name)).first - 1
         return await verify(session.broker, self.name, parse_cursor(after))
 
-    async def _read(self, session: Session, offset: int, marker: bytes = b"") -> AsyncIterator[Event]:
+    async def _read(self, session: Session, offset: int, id: str | None = None) -> AsyncGenerator[Event, None]:
+        """The log after an offset: every event, or those of one task."""
         identity = (await session.broker.bounds(self.name)).identity
-        reader = session.broker.read(self.name, offset)
-        try:
+        # Bytes that every event of the task contains; another task's event may contain them too, in its result.
+        mark = b"" if id is None else b'"id":' + encode_value(id)
+        async with aclosing(session.broker.read(self.name, offset)) as reader:
             async for entries in reader:
                 for entry in entries:
-                    if marker in entry.body:
-                        yield decode_event(entry.body, str(cursor_at(identity, entry.offset, entry.body)))
-        finally:
-            await reader.aclose()
+                    if mark in entry.body:
+                        event = decode_event(entry.body, str(cursor_at(identity, entry.offset, entry.body)))
+                        if id is None or event.id == id:
+                            yield event
 
 
-def _with_defaults(task: Task, handler: Handler[Any, Any, Any], options: Options) -> Task:
+def _with_defaults(options: Options, handler: Handler[Any, Any, Any]) -> Options:
     """What the handler's decorator says, where the submitter did not choose."""
-    retries = handler.retries if options.retries is None else task.retries
-    timeout = handler.timeout if options.timeout is None else task.timeout
-    if retries == task.retries and timeout == task.timeout:
-        return task
-    return replace(task, retries=retries, timeout=timeout)
+    retries = handler.retries if options.retries is None else options.retries
+    timeout = handler.timeout if options.timeout is None else options.timeout
+    return replace(options, retries=retries, timeout=timeout)

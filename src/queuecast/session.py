@@ -31,6 +31,7 @@ class Session:
         self.loop = asyncio.get_running_loop()
         self._tails: dict[str, Tail] = {}
         self._results: dict[str, _Results] = {}
+        self._declared: set[str] = set()
         self._opening = asyncio.Lock()
 
     @property
@@ -47,14 +48,22 @@ class Session:
         for tail in self._tails.values():
             await tail.stop()
         self._tails.clear()
-        self._results.clear()
         await self.broker.close()
+        # Whoever still waits for a result looks again, and hears from the broker that it is closed.
+        for results in self._results.values():
+            results.look_again()
+
+    async def declare(self, queue: str) -> None:
+        """As `Broker.declare`, once per queue: for queues that are made after the application was opened."""
+        if queue not in self._declared:
+            await self.broker.declare(queue)
+            self._declared.add(queue)
 
     async def tail(self, queue: str) -> Tail:
         """This process's one reader of the queue's log, started at the first call."""
         async with self._opening:
             if queue not in self._tails:
-                await self.broker.declare(queue)
+                await self.declare(queue)
                 tail = Tail(self.broker, queue, TAIL_BACKLOG)
                 await tail.start()
                 self._tails[queue] = tail
@@ -93,7 +102,7 @@ class _Waiter:
             self._future.set_result(result)
 
     async def next(self) -> ResultEvent | None:
-        """The result; None where the log was restarted and one has to look again."""
+        """The result; None where it may have gone by unseen and one has to look again."""
         result = await self._future
         self._future = asyncio.get_running_loop().create_future()
         return result
@@ -133,6 +142,10 @@ class _Results:
                     waiter.tell(event if isinstance(event, ResultEvent) else None)
 
     def restarted(self, reason: str, at: Cursor) -> None:
+        self.look_again()
+
+    def look_again(self) -> None:
+        """What was waited for may have gone by unseen."""
         for waiters in self._waiting.values():
             for waiter in waiters:
                 waiter.tell(None)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from .brokers.base import Broker, Entry, end_of
+from .brokers.base import Broker, Entry, end_of, verify
 from .cursor import Cursor, beginning, cursor_at
 from .errors import BrokerError, ResetRequired
 
@@ -62,20 +62,40 @@ class Tail:
         return lambda: self._listeners.remove(listener)
 
     async def _begin(self) -> Cursor:
-        bounds = await self._broker.bounds(self.queue)
-        start = max(bounds.first - 1, bounds.last - self._backlog)
-        if self._backlog and start < bounds.last:
-            return beginning(bounds.identity, start)
-        return await end_of(self._broker, self.queue)
+        while True:
+            bounds = await self._broker.bounds(self.queue)
+            start = bounds.last - self._backlog
+            if start < bounds.first:
+                return beginning(bounds.identity, bounds.first - 1)
+            try:
+                return await self._place_from(start, bounds.identity)
+            except ResetRequired:
+                continue  # the log was trimmed in between: look again
+
+    async def _place_from(self, offset: int, identity: str | None) -> Cursor:
+        """The place of the first event from there on, so that it can be told again from one in another log."""
+        reader = self._broker.read(self.queue, offset - 1)
+        try:
+            return cursor_at(identity, *(await anext(reader))[0])
+        finally:
+            await reader.aclose()
 
     async def _follow(self) -> None:
+        lost: str | None = None
+        sure = True
         while True:
             try:
+                if lost is not None:
+                    await self._restart(lost)
+                elif not sure:
+                    await verify(self._broker, self.queue, self.at)
+                lost, sure = None, True
                 await self._read_on()
             except ResetRequired as reset:
-                await self._restart(reset.reason)
+                lost = reset.reason
             except BrokerError as error:
                 logger.warning("the log of %s cannot be read, trying again: %s", self.queue, error)
+                sure = False  # what comes back may be another log, or one that was restored
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _read_on(self) -> None:

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
@@ -26,6 +27,10 @@ QUEUE_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
 
 MAX_TASK_BYTES: Final = 512_000
 """Bytes of one encoded task. A larger one is refused at submit (`TooLarge`, HTTP 413)."""
+
+MAX_DEPTH: Final = 100
+"""Levels of nesting in arguments, outputs and results. Decoders recurse, and each reader of a log starts from another
+depth of its own stack: without a bound, one could still write what another can no longer read."""
 
 MAX_NAME_CHARS: Final = 200
 """Characters of a task name, owner or key. A longer one is refused at submit."""
@@ -100,7 +105,7 @@ def make_task(queue: str, name: str, args: Raw, options: Options, *, now: float,
 
     Raises `InvalidInput` naming each bad option, `TooLarge` over MAX_TASK_BYTES. Pure but for the random id.
     """
-    flaws = [*_name_flaws(name), *_option_flaws(options, now, horizon)]
+    flaws = [*_name_flaws(name), *_args_flaws(args), *_option_flaws(options, now, horizon)]
     if flaws:
         raise InvalidInput("the task's options are not usable", flaws)
     if len(args) > MAX_TASK_BYTES:
@@ -136,9 +141,34 @@ def _name_flaws(name: str) -> list[Flaw]:
     return [] if _is_word(name) else [Flaw("/name", _WORD)]
 
 
+def _args_flaws(args: Raw) -> list[Flaw]:
+    try:
+        bytes(args).decode()  # a raw value has been skipped over, not read
+    except UnicodeDecodeError as error:
+        return [Flaw("/args", f"is not UTF-8: {error}")]
+    return [Flaw("/args", f"is nested more than {MAX_DEPTH} levels deep")] if is_too_deep(bytes(args)) else []
+
+
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKET: Final = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def is_too_deep(json: bytes) -> bool:
+    """Whether valid JSON is nested more than MAX_DEPTH levels deep."""
+    if json.count(b"[") + json.count(b"{") <= MAX_DEPTH:
+        return False
+    brackets = _STRING.sub(b"", json).translate(_SQUARE, delete=_NO_BRACKET)
+    steps = map((92).__sub__, brackets)  # up one level at `[`, which is 91, and down at `]`, which is 93
+    return max(accumulate(steps)) > MAX_DEPTH
+
+
 def _option_flaws(options: Options, now: float, horizon: float) -> list[Flaw]:
     delay, timeout, retries = options.delay, options.timeout, options.retries
     not_before, expires_at = options.not_before, options.expires_at
+    # A time without a zone is refused before it is read: of the year 1 it has no POSIX time.
+    begins = _posix(not_before) if _has_zone(not_before) else None
+    ends = _posix(expires_at) if _has_zone(expires_at) else None
     words = {
         "owner": options.owner,
         "idempotency_key": options.idempotency_key,
@@ -149,9 +179,9 @@ def _option_flaws(options: Options, now: float, horizon: float) -> list[Flaw]:
         ("delay", delay is not None and not 0 <= delay <= horizon, f"must be 0 to {horizon:.0f} seconds"),
         ("delay", delay is not None and not_before is not None, "give delay or not_before, not both"),
         ("not_before", not _has_zone(not_before), "must carry a time zone"),
-        ("not_before", not_before and not_before.timestamp() > now + horizon, "lies too far ahead"),
+        ("not_before", begins is not None and begins > now + horizon, "lies too far ahead"),
         ("expires_at", not _has_zone(expires_at), "must carry a time zone"),
-        ("expires_at", expires_at and expires_at.timestamp() <= now, "has already passed"),
+        ("expires_at", ends is not None and ends <= now, "has already passed"),
         ("timeout", timeout is not None and not 0 < timeout <= horizon, f"must be over 0, up to {horizon:.0f} seconds"),
         ("retries", retries is not None and not 0 <= retries <= MAX_RETRIES, f"must be 0 to {MAX_RETRIES}"),
         *((field, text is not None and not _is_word(text), _WORD) for field, text in words.items()),

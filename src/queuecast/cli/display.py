@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -16,8 +16,16 @@ CONTROL_CHARACTERS: Final = {code: f"\\x{code:02x}" for code in (*range(9), *ran
 """All but TAB and LF, as escapes: a task's text must not move the cursor or set the clipboard of who looks at it."""
 
 
+_AS_JSON: Final = {code: f"\\u{code:04x}" for code in range(127, 160)}
+
+
 def plain(text: str) -> str:
     return text.translate(CONTROL_CHARACTERS)
+
+
+def safe_json(text: str) -> str:
+    """The same JSON, with those control characters escaped that JSON itself lets through."""
+    return text.translate(_AS_JSON)
 
 
 def say(text: str) -> None:
@@ -31,7 +39,7 @@ def emit(text: str) -> None:
 
 
 def as_json(value: Any) -> str:
-    return plain(msgspec.json.encode(value).decode())
+    return safe_json(msgspec.json.encode(value).decode())
 
 
 def as_text(value: Any) -> str:
@@ -45,7 +53,9 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]
     """Lines of aligned columns; numbers to the right."""
     table = [tuple(head), *(tuple(plain(str(cell)) for cell in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    to_right = [bool(rows) and all(isinstance(cell, int | float) for cell in column) for column in zip(*rows, strict=True)]
+    to_right = [
+        bool(rows) and all(isinstance(cell, int | float) for cell in column) for column in zip(*rows, strict=True)
+    ]
     for line in table:
         cells = zip(line, widths, to_right or [False] * len(head), strict=True)
         yield "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in cells).rstrip()
@@ -54,7 +64,7 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]
 def in_words(event: Event) -> str:
     """An event of a queue as one line."""
     clock = datetime.fromisoformat(event.time).astimezone().strftime("%H:%M:%S")
-    return f"{clock}  {event.id}  {_fact(event)}"
+    return plain(f"{clock}  {event.id}  {_fact(event)}").replace("\n", "\\n")
 
 
 def _fact(event: Event) -> str:
@@ -62,14 +72,20 @@ def _fact(event: Event) -> str:
         return f"{event.task.name} {state_in_words(event)}"
     if isinstance(event, OutputEvent):
         return f"output {event.index}: {as_json(event.output)}"
-    if event.error is not None:
-        return f"{event.state}: {event.error.type}: {event.error.message}"
-    return f"{event.state}: {as_json(event.result)}" if event.state == "succeeded" else event.state
+    return ending_in_words(msgspec.to_builtins(event))
+
+
+def ending_in_words(ending: Mapping[str, Any]) -> str:
+    """A result event, or the status of a task that has ended."""
+    if ending["state"] == "succeeded":
+        return f"succeeded: {as_json(ending.get('result'))}"
+    error = ending.get("error") or {}
+    return ": ".join(part for part in (ending["state"], error.get("type"), error.get("message")) if part)
 
 
 def state_in_words(event: TaskEvent) -> str:
     task = event.task
-    words = [task.state]
+    words: list[str] = [task.state]
     if task.attempt > 1:
         words.append(f"(attempt {task.attempt})")
     if task.progress is not None:

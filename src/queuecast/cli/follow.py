@@ -14,16 +14,16 @@ import msgspec
 from ..codec import decode_event
 from ..event import Event, OutputEvent, ResultEvent
 from ..settings import Settings
-from .display import as_json, as_text, emit, in_words, plain, progress_shown, say
+from .display import as_json, as_text, emit, ending_in_words, in_words, progress_shown, safe_json, say
 from .exits import EXIT_OF, CommandError, Exit
 from .http import Gateway
 
 
 @contextmanager
-def interruptible(timeout: float | None, seen: str, advice: str) -> Iterator[None]:
+def interruptible(timeout: float | None, late: str, advice: str) -> Iterator[None]:
     """Ends the block at Ctrl-C, SIGTERM or after `timeout` seconds, by signals, wherever it waits.
 
-    What is watched goes on; `advice` says how to get back to it.
+    What is watched goes on; `advice` says how to get back to it, `late` what has not happened in time.
     """
     earlier = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGALRM)}
     signal.signal(signal.SIGTERM, _terminated)
@@ -32,7 +32,7 @@ def interruptible(timeout: float | None, seen: str, advice: str) -> Iterator[Non
     try:
         yield
     except _TimedOut as ending:
-        raise CommandError(f"{seen} within {timeout:g} seconds; {advice}", Exit.TIMED_OUT) from ending
+        raise CommandError(f"{late} within {timeout:g} seconds: {advice}", Exit.TIMED_OUT) from ending
     except (KeyboardInterrupt, SystemExit):
         say(advice)
         raise
@@ -57,12 +57,13 @@ def _timed_out(_signum: int, _frame: FrameType | None) -> NoReturn:
 def how_to_follow(queue: str, id: str, url: str) -> str:
     """The commands that get back to a task."""
     where = "" if url == Settings().url else f" --url {shlex.quote(url)}"
-    return f"follow it: queuecast watch {queue} --task {id}{where} · cancel it: queuecast tasks {queue} --cancel {id}{where}"
+    follow, cancel = f"queuecast watch {queue} --task {id}{where}", f"queuecast tasks {queue} --cancel {id}{where}"
+    return f"follow it: {follow}\ncancel it: {cancel}"
 
 
 def follow_task(gateway: Gateway, queue: str, id: str, *, json: bool, timeout: float | None, after: str | None) -> Exit:
     """Show a task to its end: outputs and result on stdout, everything else on stderr. Returns its outcome."""
-    advice = f"the task goes on; {how_to_follow(queue, id, gateway.url)}"
+    advice = f"the task goes on\n{how_to_follow(queue, id, gateway.url)}"
     with interruptible(timeout, "the task has not ended", advice):
         if json:
             return _task_as_json(gateway, queue, id, after)
@@ -71,50 +72,42 @@ def follow_task(gateway: Gateway, queue: str, id: str, *, json: bool, timeout: f
 
 def _task_as_json(gateway: Gateway, queue: str, id: str, after: str | None) -> Exit:
     for body, event in _events(gateway, "queues", queue, "tasks", id, "events", after=after):
-        emit(body)
+        emit(safe_json(body))
         if isinstance(event, ResultEvent):
             return EXIT_OF[event.state]
-    return _ended_before(gateway, queue, id, json=True)
+    status = gateway.get("queues", queue, "tasks", id)
+    emit(as_json(status))
+    return EXIT_OF[status["state"]]
 
 
 def _task_in_words(gateway: Gateway, queue: str, id: str, after: str | None) -> Exit:
+    ending = _shown_to_its_end(gateway, queue, id, after) or gateway.get("queues", queue, "tasks", id)
+    if ending["state"] == "succeeded":
+        emit(as_json(ending.get("result")))
+    else:
+        say(ending_in_words(ending))
+    return EXIT_OF[ending["state"]]
+
+
+def _shown_to_its_end(gateway: Gateway, queue: str, id: str, after: str | None) -> dict[str, Any] | None:
+    """The result event as JSON; None where all was told before `after`, and only the status has the end."""
     with progress_shown() as show:
-        for _, event in _events(gateway, "queues", queue, "tasks", id, "events", after=after):
+        for body, event in _events(gateway, "queues", queue, "tasks", id, "events", after=after):
             if isinstance(event, OutputEvent):
                 emit(as_text(event.output))
             elif isinstance(event, ResultEvent):
-                result = event
-                break
+                result: dict[str, Any] = msgspec.json.decode(body)
+                return result
             else:
                 show(event)
-        else:
-            return _ended_before(gateway, queue, id, json=False)
-    return _tell_end(result.state, result.result, result.error and (result.error.type, result.error.message))
-
-
-def _ended_before(gateway: Gateway, queue: str, id: str, *, json: bool) -> Exit:
-    """The stream says that all was told before its cursor: the status knows the end."""
-    status = gateway.get("queues", queue, "tasks", id)
-    if json:
-        emit(as_json(status))
-        return EXIT_OF[status["state"]]
-    error = status.get("error")
-    return _tell_end(status["state"], status.get("result"), error and (error["type"], error["message"]))
-
-
-def _tell_end(state: Any, result: Any, error: tuple[str, str] | None) -> Exit:
-    if state == "succeeded":
-        emit(as_json(result))
-    else:
-        say(": ".join([state, *(error or ())]))
-    return EXIT_OF[state]
+    return None
 
 
 def follow_queue(gateway: Gateway, queue: str, *, json: bool, timeout: float | None, after: str | None) -> NoReturn:
     """Show what happens on a queue until it is interrupted or `timeout` seconds have passed."""
-    with interruptible(timeout, "watched", "the queue goes on"):
+    with interruptible(timeout, "the queue's stream does not end", "this command does"):
         for body, event in _events(gateway, "queues", queue, "events", after=after):
-            emit(body if json else plain(in_words(event)))
+            emit(safe_json(body) if json else in_words(event))
     raise CommandError("the gateway ended the stream", Exit.UNREACHABLE)
 
 

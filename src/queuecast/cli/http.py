@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -74,11 +74,13 @@ class Gateway:
         return stream.messages()
 
     def _open(self, path: tuple[str, ...], after: str | None, last_id: str) -> http.client.HTTPResponse:
-        headers = {"accept": "text/event-stream", **({"last-event-id": last_id} if last_id else {})}
-        return self._request("GET", path, {"after": after}, headers=headers)
+        headers = {"accept": "text/event-stream", "connection": "close"}
+        if last_id:
+            headers["last-event-id"] = last_id
+        return self._request("GET", path, {"after": after}, b"", headers)
 
     def _exchange(self, method: str, path: tuple[str, ...], query: dict[str, str | None], body: bytes = b"") -> Any:
-        headers = {"accept": "application/json", "content-type": "application/json"}
+        headers = {"accept": "application/json", "content-type": "application/json", "connection": "close"}
         response = self._request(method, path, query, body, headers)
         try:
             return msgspec.json.decode(response.read())
@@ -91,9 +93,9 @@ class Gateway:
         self,
         method: str,
         path: tuple[str, ...],
-        query: dict[str, str | None],
-        body: bytes = b"",
-        headers: dict[str, str] | None = None,
+        query: Mapping[str, str | None],
+        body: bytes,
+        headers: Mapping[str, str],
     ) -> http.client.HTTPResponse:
         """The answer, its body not read yet. Raises `Refused` for a problem, `CommandError` when there is none."""
         target = self._root + "".join("/" + quote(part, safe="") for part in path)
@@ -104,7 +106,7 @@ class Gateway:
         except OSError as error:
             raise CommandError(f"{self.url} cannot be reached ({error}): {self._advice()}", Exit.UNREACHABLE) from error
         try:
-            connection.request(method, f"{target}?{urlencode(given)}" if given else target, body or None, headers or {})
+            connection.request(method, f"{target}?{urlencode(given)}" if given else target, body or None, headers)
             response = connection.getresponse()
             if response.status >= 300:
                 raise Refused(response.status, response.read())
@@ -187,12 +189,12 @@ def _in_words(status: int, body: bytes) -> str:
         problem = msgspec.json.decode(body, type=Problem)
     except msgspec.MsgspecError:
         return f"the gateway answered {status} {http.client.responses.get(status, '')}".rstrip()
-    lines = [plain(problem.detail or problem.title), *(f"  {_flaw(flaw)}" for flaw in problem.errors)]
-    return "\n".join(lines)
+    detail = problem.detail or problem.title
+    return plain("\n".join([detail, *(_flaw(flaw) for flaw in problem.errors if flaw.detail not in detail)]))
 
 
 def _flaw(flaw: Flawed) -> str:
-    return plain(f"{flaw.pointer}: {flaw.detail}" if flaw.pointer else flaw.detail)
+    return f"  {flaw.pointer}: {flaw.detail}" if flaw.pointer else f"  {flaw.detail}"
 
 
 def _exit_of(status: int) -> Exit:

@@ -53,7 +53,7 @@ def convert(
 @stream.task(timeout=3600)
 async def speak(text: str = "", path: str = "", pause: Annotated[float, Meta(ge=0, le=5)] = 0.05) -> AsyncIterator[str]:
     """An async generator, as a language model's answer would be: piece by piece, resumed after a reload."""
-    if path.strip():
+    if not text.strip():
         with given(path).open(encoding="utf-8", errors="replace") as file:
             text = file.read(MAX_SPOKEN_CHARS)
     for piece in text.split(" "):

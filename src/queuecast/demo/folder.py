@@ -11,7 +11,7 @@ FOLDER: Final = "QUEUECAST_DEMO_FOLDER"
 
 
 def folder() -> Path:
-    return Path(os.environ.get(FOLDER, ".demo")).absolute()
+    return Path(os.environ.get(FOLDER, "queuecast-demo")).absolute()
 
 
 def samples() -> Path:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from .folder import folder, samples
+from .folder import files, folder, samples
 
 TEXT: Final = """\
 A lighthouse keeper wrote everything down. When a ship left the harbour he noted it; when its cargo shifted, when it \
@@ -31,7 +31,7 @@ still there when the lamp was lit, and every visitor found the place where they 
 and nothing was left out.
 """
 
-ROWS: Final = 150_000
+ROWS: Final = 250_000
 REGIONS: Final = ("north", "south", "east", "west", "overseas")
 PRODUCTS: Final = ("lamp", "rope", "compass", "lantern oil", "logbook", "ink", "brass bell")
 
@@ -42,7 +42,8 @@ WIDTH, HEIGHT = 1_600, 1_000
 def prepare() -> None:
     """Make the demo's folder and whatever sample is missing. May be repeated; a half-made file never shows."""
     folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-    (samples() / "pictures").mkdir(parents=True, exist_ok=True)
+    files().mkdir(exist_ok=True)
+    pictures().mkdir(parents=True, exist_ok=True)
     _keep(story(), TEXT.encode)
     _keep(orders(), _orders)
     for number in range(PICTURES):

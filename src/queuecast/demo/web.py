@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
 from typing import Final
 
@@ -48,43 +47,38 @@ FILE_HEADERS: Final = {
 def make_app(qc: Queuecast, kill_worker: Callable[[], None], *, hosts: Sequence[str] = LOOPBACK) -> ASGIApp:
     """The gateway with the demo's page at `/`. `kill_worker` ends the worker process the hard way."""
 
-    def kill(request: Request) -> Response:
+    async def kill(request: Request) -> Response:
         if not _same_origin(request.headers):
             return PlainTextResponse("only the demo's own page may do this\n", 403)
         kill_worker()
         return Response(status_code=204)
-
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with qc.running():
-            yield
 
     return Starlette(
         routes=[
             Route("/", _asset("index.html", "text/html; charset=utf-8")),
             Route("/demo/page.js", _asset("page.js", "text/javascript; charset=utf-8")),
             Route("/demo/page.css", _asset("page.css", "text/css; charset=utf-8")),
+            Route("/demo/icon.svg", _asset("icon.svg", "image/svg+xml")),
             Route("/demo/samples", _samples),
             Route("/demo/kill-worker", kill, methods=["POST"]),
-            Mount("/demo/files", _Files(directory=files(), check_dir=False)),
+            Mount("/demo/files", _Files(directory=files())),
             Mount("/", qc.gateway),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
-        lifespan=lifespan,
     )
 
 
-def _asset(name: str, media_type: str) -> Callable[[Request], Response]:
+def _asset(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
     """A file of the page, from wherever the package is installed."""
     body = (resources.files(__package__) / "page" / name).read_bytes()
 
-    def answer(_: Request) -> Response:
+    async def answer(_: Request) -> Response:
         return Response(body, media_type=media_type, headers=PAGE_HEADERS)
 
     return answer
 
 
-def _samples(_: Request) -> Response:
+async def _samples(_: Request) -> Response:
     """Paths on this machine that the page's forms begin with."""
     paths = {
         "words": samples.library(),

@@ -53,16 +53,18 @@ def count(path: Path, top: int, report: Report) -> Statistics:
     done = 0
     for file, size in paths:
         report(done, total, file.name)
+        end = done + size
         try:
             for bytes_read, text in _texts(file):
                 found.lines += text.count("\n")
                 found.bytes += bytes_read
                 counter.update(word.lower() for word in WORD.findall(text))
-                report(min(done + bytes_read, total), total, file.name)
+                done += bytes_read
+                report(min(done, end), total, file.name)
             found.files += 1
         except (OSError, _Binary):
             found.skipped += 1
-        done += size
+        done = end
     found.words, found.distinct, found.top = counter.total(), len(counter), counter.most_common(top)
     return found
 

@@ -8,6 +8,7 @@ uvicorn would wait for, for ever, before it tells the application that it stops.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import threading
@@ -48,6 +49,9 @@ GRACE_SECONDS: Final = 10
 
 BACKLOG: Final = 4_096
 """Connections that wait to be accepted: a server that comes back is met by all its clients at once."""
+
+GC_THRESHOLDS: Final = (10_000, 50, 100)
+"""Allocations before the young objects are looked through for garbage, and how often before older ones are."""
 
 _TIMEOUT_ANSWER: Final = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -171,6 +175,15 @@ class StreamProtocol(HttpToolsProtocol):
 _NOTHING: Final[deque[Any]] = deque(maxlen=0)
 
 
+def _collect_rarely() -> None:
+    """Thousands of streams are hundreds of thousands of objects that live long: looking through all of them would
+    stop every stream for a tenth of a second, and find nothing.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
 class Offer:
     """One response's chance to take the transport over."""
 
@@ -255,6 +268,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        _collect_rarely()
         if self._on_start is not None:
             self._on_start(self.servers[0].sockets[0].getsockname()[1])
 

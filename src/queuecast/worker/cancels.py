@@ -22,14 +22,14 @@ MAX_REMEMBERED: Final = 100_000
 class Cancels:
     """Knows every task that was asked to be cancelled since the control log's beginning."""
 
-    def __init__(self, broker: Broker, on_cancel: Callable[[str], None]) -> None:
+    def __init__(self, broker: Broker, on_cancel: Callable[[str, str], None]) -> None:
         self._broker = broker
         self._on_cancel = on_cancel
-        self._asked: dict[str, None] = {}
+        self._asked: dict[tuple[str, str], None] = {}
         self._tail = Tail(broker, CONTROL, backlog=MAX_REMEMBERED)
 
-    def asked(self, id: str) -> bool:
-        return id in self._asked
+    def asked(self, queue: str, id: str) -> bool:
+        return (queue, id) in self._asked
 
     async def start(self) -> None:
         """Returns when everything that was asked before is known."""
@@ -38,9 +38,10 @@ class Cancels:
         caught_up = _CaughtUp(end)
         await self._tail.start()
         self._tail.listen(self)
-        self._tail.listen(caught_up)
+        forget = self._tail.listen(caught_up)
         if self._tail.at.offset < end:
             await caught_up.event.wait()
+        forget()
 
     async def stop(self) -> None:
         await self._tail.stop()
@@ -49,8 +50,8 @@ class Cancels:
         for entry in entries:
             message = decode_control(entry.body)
             if isinstance(message, CancelRequested):
-                self._asked[message.id] = None
-                self._on_cancel(message.id)
+                self._asked[message.queue, message.id] = None
+                self._on_cancel(message.queue, message.id)
         while len(self._asked) > MAX_REMEMBERED:
             del self._asked[next(iter(self._asked))]
 

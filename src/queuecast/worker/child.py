@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-import time
+from contextlib import aclosing, closing
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -23,10 +23,10 @@ from ..context import Context
 from ..errors import TaskCancelled
 from ..handler import Handler
 from ..queue import Queue
-from .context import PROGRESS_INTERVAL
+from .context import PROGRESS_INTERVAL, reported
 from .outcome import describe, sendable
 from .runners import call
-from .wire import CHILD_FD, Answer, Job, Output, Raised, Reported, Returned, encode
+from .wire import CHILD_FD, CHILD_PYTHONPATH, Answer, Job, Output, Raised, Reported, Returned, encode
 
 
 class ChildContext(Context):
@@ -38,26 +38,47 @@ class ChildContext(Context):
         self.state = state
         self._link = link
         self._latest: Reported | None = None
-        self._quiet_until = 0.0
+        self._timer: threading.Timer | None = None
+        self._lock = threading.RLock()
 
     @property
     def cancelled(self) -> bool:
         return self._link.ended
 
     def progress(self, current: float, total: float | None = None, note: str = "") -> None:
-        self._latest = Reported(current, total, note)
-        if time.monotonic() >= self._quiet_until:
-            self.flush()
+        progress = reported(current, total, note)
+        with self._lock:
+            self._latest = Reported(progress.current, progress.total, progress.note)
+            if self._timer is None:
+                self._send_latest()
 
     def output(self, value: Any) -> None:
+        body = sendable(value, "output")
         self.flush()
-        self._link.send(Output(sendable(value, "output")))
+        self._link.send(Output(body))
 
     def flush(self) -> None:
-        if self._latest is not None:
-            self._quiet_until = time.monotonic() + PROGRESS_INTERVAL
+        with self._lock:
             latest, self._latest = self._latest, None
-            self._link.send(latest)
+            if latest is not None:
+                self._link.send(latest)
+
+    def close(self) -> None:
+        """The run has ended: say what was reported last."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            self.flush()
+
+    def _send_latest(self) -> None:
+        """Send the newest progress, and look again after the interval; stop looking when nothing new came."""
+        with self._lock:
+            self._timer = None
+            if self._latest is not None:
+                self._timer = threading.Timer(PROGRESS_INTERVAL, self._send_latest)
+                self._timer.daemon = True
+                self._timer.start()
+                self.flush()
 
 
 class Link:
@@ -65,13 +86,31 @@ class Link:
 
     def __init__(self, fd: int) -> None:
         self.ended = False
+        self._lock = threading.Lock()
+        self._sender: int | None = None
+        self._held_back = False
         self.jobs: queues.SimpleQueue[Job] = queues.SimpleQueue()
         self._socket = socket.socket(fileno=fd)
         self._decode = msgspec.json.Decoder(Job).decode
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, answer: Answer) -> None:
-        self._socket.sendall(encode(answer))
+        """Whole or not at all: what the worker got half it could not read on from."""
+        frame = encode(answer)
+        with self._lock:
+            self._sender = threading.get_ident()
+            self._socket.sendall(frame)
+            self._sender = None
+        if self._held_back:
+            self._held_back = False
+            raise TaskCancelled("this run was asked to stop")
+
+    def interrupt(self) -> None:
+        """Raise in the main thread, from a signal's handler; after its frame, where it is in the middle of one."""
+        if self._sender == threading.get_ident():
+            self._held_back = True
+        else:
+            raise TaskCancelled("this run was asked to stop")
 
     def _listen(self) -> None:
         with self._socket.makefile("rb") as stream:
@@ -87,6 +126,7 @@ class Child:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._runner = asyncio.Runner()
+        self._running = False
         self._task: asyncio.Task[Any] | None = None
         self._states: dict[int, Any] = {}
 
@@ -95,16 +135,25 @@ class Child:
         while True:
             job = self._link.jobs.get()
             answer = self._run(job)
+            # A child is killed, not ended: what its handlers printed would be lost in a buffer.
+            sys.stdout.flush()
             self._link.send(answer)
 
     def _run(self, job: Job) -> Returned | Raised:
         try:
             handler = _load(job)
-            context = ChildContext(job, self._state_of(handler.queue.app), self._link)
-            result = self._call(handler, context, job.args)
-            context.flush()
+            state = self._state_of(handler.queue.app)
+            with closing(ChildContext(job, state, self._link)) as context:
+                self._running = True
+                try:
+                    if self._link.ended:
+                        self._link.interrupt()
+                    result = self._call(handler, context, job.args)
+                finally:
+                    self._running = False
             return Returned(sendable(result, "result"))
-        except (Exception, asyncio.CancelledError, KeyboardInterrupt) as error:
+        except BaseException as error:
+            # A handler that exits ends its task, not the process: only what kills it counts as its death.
             return Raised(describe(error))
 
     def _call(self, handler: Handler[Any, Any, Any], context: ChildContext, args: Raw) -> Any:
@@ -113,8 +162,9 @@ class Child:
         called = call(handler, context, args)
         if not handler.signature.generates:
             return called
-        for value in called:
-            context.output(value)
+        with closing(called) as outputs:
+            for value in outputs:
+                context.output(value)
         return None
 
     async def _call_async(self, handler: Handler[Any, Any, Any], context: ChildContext, args: Raw) -> Any:
@@ -123,8 +173,9 @@ class Child:
             called = call(handler, context, args)
             if not handler.signature.generates:
                 return await called
-            async for value in called:
-                context.output(value)
+            async with aclosing(called) as outputs:
+                async for value in outputs:
+                    context.output(value)
             return None
         finally:
             self._task = None
@@ -141,8 +192,8 @@ class Child:
         self._link.ended = True
         if self._task is not None:
             self._runner.get_loop().call_soon_threadsafe(self._task.cancel)
-        else:
-            raise TaskCancelled("this run was asked to stop")
+        elif self._running:
+            self._link.interrupt()
 
 
 async def _enter(manager: Any) -> Any:
@@ -155,6 +206,8 @@ def _load(job: Job) -> Handler[Any, Any, Any]:
     for value in vars(found).values():
         app = _app_of(value)
         if app is not None and job.queue in app.queues and job.name in app.queues[job.queue].handlers:
+            if app.url != job.url:
+                app.use(job.url)
             return app.queues[job.queue].handlers[job.name]
     raise LookupError(f"{job.module} has no handler {job.name!r} of queue {job.queue!r} at its top level")
 
@@ -175,5 +228,15 @@ def _app_of(value: object) -> Queuecast | None:
     return value if isinstance(value, Queuecast) else None
 
 
+def _restore_path() -> None:
+    """A program of another Python that a handler starts must not import from this one's path."""
+    own = os.environ.pop(CHILD_PYTHONPATH)
+    if own:
+        os.environ["PYTHONPATH"] = own
+    else:
+        del os.environ["PYTHONPATH"]
+
+
 if __name__ == "__main__":
+    _restore_path()
     Child(Link(int(os.environ.pop(CHILD_FD)))).serve()

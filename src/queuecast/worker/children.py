@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 
 import msgspec
@@ -17,10 +17,13 @@ from msgspec import Raw
 from ..handler import Handler
 from .context import RunContext
 from .outcome import HandlerRaised, ProcessDied
-from .wire import CHILD_FD, Job, Output, Raised, Reported, Returned, decode_answer, encode, read_frame
+from .wire import CHILD_FD, CHILD_PYTHONPATH, Job, Output, Raised, Reported, Returned, decode_answer, encode, read_frame
 
 KILL_GRACE: Final = 5.0
 """Seconds between asking a child to end (SIGTERM) and killing it (SIGKILL)."""
+
+LAST_ANSWER_SECONDS: Final = 0.2
+"""Seconds to read what a child had said before it ended."""
 
 MAX_IDLE_CHILDREN: Final = 4
 """Idle children kept warm; more are ended as they become idle."""
@@ -34,7 +37,7 @@ class Children:
 
     @asynccontextmanager
     async def lease(self, handler: Handler[Any, Any, Any]) -> AsyncIterator[Child]:
-        child = self._idle.pop() if self._idle else await Child.start()
+        child = self._from_idle() or await Child.start()
         try:
             yield child
         finally:
@@ -46,6 +49,13 @@ class Children:
     async def close(self) -> None:
         while self._idle:
             await self._idle.pop().kill()
+
+    def _from_idle(self) -> Child | None:
+        while self._idle:
+            child = self._idle.pop()
+            if child.alive:
+                return child
+        return None
 
 
 class Child:
@@ -59,21 +69,31 @@ class Child:
         self._reader = reader
         self._writer = writer
         self._killer: asyncio.TimerHandle | None = None
+        self._exit = asyncio.ensure_future(process.wait())
 
     @classmethod
     async def start(cls) -> Child:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, ExitStack() as undo:
+            undo.callback(ours.close)
             process = await asyncio.create_subprocess_exec(
                 # The program's own arguments: where the handler lives in the program, it is run once more there.
-                *(sys.executable, "-m", "queuecast.worker.child", *sys.argv[1:]),
+                *(sys.executable, "-P", "-m", "queuecast.worker.child", *sys.argv[1:]),
+                stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 # A Ctrl-C at the terminal is for the worker, which decides what becomes of its children.
                 start_new_session=True,
                 env=_environment(theirs.fileno()),
             )
+            undo.pop_all()
         reader, writer = await asyncio.open_connection(sock=ours)
-        return cls(process, reader, writer)
+        child = cls(process, reader, writer)
+        child._exit.add_done_callback(child._exited)
+        return child
+
+    @property
+    def alive(self) -> bool:
+        return not self._exit.done()
 
     async def run(self, handler: Handler[Any, Any, Any], context: RunContext, args: Raw) -> Any:
         """What the handler returned, as JSON. Raises `HandlerRaised`, or `ProcessDied` with how."""
@@ -82,6 +102,7 @@ class Child:
         self._writer.write(
             encode(
                 Job(
+                    url=handler.queue.app.url,
                     module=handler.function.__module__,
                     main=getattr(main, "__file__", None) if handler.function.__module__ == "__main__" else None,
                     queue=handler.queue.name,
@@ -106,15 +127,16 @@ class Child:
         try:
             return decode_answer(await read_frame(self._reader))
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError) as error:
-            code = await self._process.wait()
+            code = await self._exit
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             raise ProcessDied(f"the process that ran it ended with {how}") from error
 
     def end(self) -> None:
         """Ask the handler to end, and kill the process when it has not after the grace."""
         self.reusable = False
-        if self._process.returncode is None and self._killer is None:
-            self._process.terminate()
+        if self.alive and self._killer is None:
+            with suppress(ProcessLookupError):
+                self._process.terminate()
             self._killer = asyncio.get_running_loop().call_later(KILL_GRACE, self._kill)
 
     async def kill(self) -> None:
@@ -122,16 +144,22 @@ class Child:
             self._killer.cancel()
         self._kill()
         self._writer.close()
-        await self._process.wait()
+        await self._exit
 
     def _kill(self) -> None:
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        """With all that it started: it leads a process group of its own."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _exited(self, _: asyncio.Future[int]) -> None:
+        # What it had started may live on and hold the socket open, so that its end alone would not be noticed.
+        asyncio.get_running_loop().call_later(LAST_ANSWER_SECONDS, self._writer.transport.abort)
 
 
 def _environment(fd: int) -> dict[str, str]:
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    return {**os.environ, "PYTHONPATH": paths, CHILD_FD: str(fd)}
+    own = os.environ.get("PYTHONPATH", "")
+    return {**os.environ, "PYTHONPATH": paths, CHILD_PYTHONPATH: own, CHILD_FD: str(fd)}
 
 
 def _returned(answer: Returned | Raised) -> Raw:

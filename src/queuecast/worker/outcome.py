@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 
 from msgspec import Raw
 
-from ..codec import encode_value
+from ..codec import encode_value, one_line
 from ..errors import QueuecastError
 from ..event import MAX_EVENT_BYTES, ErrorInfo
 from ..retry import retries_left, retry_delay
@@ -93,8 +93,12 @@ def sendable(value: object, what: Literal["result", "output"]) -> Raw:
         body = encode_value(value)
     except ValueError as error:
         raise Unsendable(f"{what}-not-json", str(error)) from error
-    if len(body) > MAX_VALUE_BYTES:
-        raise Unsendable(f"{what}-too-large", f"the {what} takes {len(body)} bytes; the limit is {MAX_VALUE_BYTES}")
+    size = len(body)
+    if size > MAX_VALUE_BYTES // 3:
+        # Escaped, a line end takes up to three times its room.
+        size = len(one_line(bytes(body)))
+    if size > MAX_VALUE_BYTES:
+        raise Unsendable(f"{what}-too-large", f"the {what} takes {size} bytes; the limit is {MAX_VALUE_BYTES}")
     return body
 
 
@@ -102,7 +106,20 @@ def describe(error: BaseException) -> ErrorInfo:
     """An exception as an event carries it: its class and its words, never a traceback."""
     if isinstance(error, (Unsendable, HandlerRaised)):
         return error.info
-    return ErrorInfo(type(error).__name__, str(error)[:MAX_MESSAGE_CHARS])
+    return ErrorInfo(type(error).__name__, _words_of(error))
+
+
+def _words_of(error: BaseException) -> str:
+    try:
+        words = str(error)
+    except Exception:
+        return "its message cannot be read"
+    return printable(words, MAX_MESSAGE_CHARS)
+
+
+def printable(text: str, limit: int) -> str:
+    """At most so many characters, without what UTF-8 lacks (as in the name of a file that is not UTF-8)."""
+    return text[:limit].encode("utf-8", "replace").decode()
 
 
 def judge(

@@ -6,13 +6,16 @@ import asyncio
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Raw
 
 from ..brokers import Delivery
 from ..brokers.base import MAX_LONE_LOSSES
-from ..errors import InvalidInput, QueuecastError
+from ..errors import BrokerError, InvalidInput, QueuecastError
 from ..event import ErrorInfo, Event, ended
 from ..handler import Handler
 from .context import RunContext
@@ -26,6 +29,7 @@ from .outcome import (
     Retrying,
     StopReason,
     Succeeded,
+    describe,
     judge,
     sendable,
 )
@@ -39,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 AnyHandler = Handler[Any, Any, Any]
 
+SETTLE_AGAIN_SECONDS: Final = 1.0
+"""Seconds before a settlement that the broker did not take is tried again."""
+
 
 class Run:
     """Runs what was delivered and settles it. `stop` may be called at any time, also before the handler began."""
@@ -46,13 +53,13 @@ class Run:
     def __init__(self, worker: Worker, delivery: Delivery) -> None:
         self.delivery = delivery
         self._worker = worker
-        self._task = delivery.task
+        self.task = delivery.task
         self._stopped: StopReason | None = None
         self._context: RunContext | None = None
         self._runner: Runner | None = None
 
     def __repr__(self) -> str:
-        return f"<Run of {self._task.queue}.{self._task.name} {self._task.id}, attempt {self.delivery.attempt}>"
+        return f"<Run of {self.task.queue}.{self.task.name} {self.task.id}, attempt {self.delivery.attempt}>"
 
     def stop(self, reason: StopReason) -> None:
         """Ask the handler to end; the first reason counts."""
@@ -69,14 +76,14 @@ class Run:
         if refusal is not None:
             await self._bury(refusal)
             return
-        handler = self._worker.handlers[self._task.queue, self._task.name]
+        handler = self._worker.handlers[self.task.queue, self.task.name]
         alone = self.delivery.suspect and self._worker.can_isolate(handler)
         losses = self.delivery.losses
         while self._stopped is None:
             trail = Trail(self.delivery, time.time)
-            outcome, last_words = await self._execute(handler, trail, alone=alone)
+            outcome = await self._execute(handler, trail, alone=alone)
             if not isinstance(outcome, Died):
-                await self._settle(outcome, trail, last_words)
+                await self._conclude(outcome, trail)
                 return
             # The handler's process died and this worker lives: run it again, alone, and count from then on.
             losses += alone
@@ -90,96 +97,121 @@ class Run:
         """Why this task can never be run, if so."""
         if self.delivery.losses >= MAX_LONE_LOSSES:
             return _lost("its process died each time")
-        handler = self._worker.handlers.get((self._task.queue, self._task.name))
+        handler = self._worker.handlers.get((self.task.queue, self.task.name))
         if handler is None:
-            return ErrorInfo("unknown-task", f"this queue's worker has no handler named {self._task.name!r}")
+            return ErrorInfo("unknown-task", f"this queue's worker has no handler named {self.task.name!r}")
         try:
-            handler.signature.decode(self._task.args)
+            handler.signature.decode(self.task.args)
         except InvalidInput as error:
             flaws = "; ".join(f"{flaw.pointer}: {flaw.detail}" for flaw in error.flaws)
             return ErrorInfo("invalid-arguments", f"{error}: {flaws}" if flaws else str(error))
         return None
 
-    async def _execute(self, handler: AnyHandler, trail: Trail, *, alone: bool) -> tuple[Outcome, list[Event]]:
-        """One run of the handler: its outcome, and what was reported last and not written yet."""
+    async def _execute(self, handler: AnyHandler, trail: Trail, *, alone: bool) -> Outcome:
+        """One run of the handler."""
         self._context = context = RunContext(self.delivery, trail, self._worker.state)
         self._runner = runner = self._worker.runner_for(handler, alone=alone)
         # On its way before the handler starts, so that one which kills its process has left a trace.
         context.write(trail.task("running", alone=alone))
         timer = self._start_timer()
         try:
-            ending = await self._ending(runner.run(handler, context, self._task.args))
+            ending = await self._ending(runner.run(handler, context, self.task.args))
         finally:
             self._runner = None
             if timer is not None:
                 timer.cancel()
-            last_words = context.close()
+            context.close()
         if isinstance(ending, BaseException) and self._stopped is None:
             # The user's own exception comes with its traceback; ours say all they know in a sentence.
             ours = isinstance(ending, QueuecastError)
-            logger.warning("%r raised %r", self, ending, exc_info=None if ours else ending)
-        outcome = judge(
+            error = describe(ending)
+            logger.warning("%r raised %s: %s", self, error.type, error.message, exc_info=None if ours else ending)
+        return judge(
             ending,
             self._stopped,
             attempt=self.delivery.attempt,
-            retries=self._task.retries,
+            retries=self.task.retries,
             random=random.random(),
         )
-        return outcome, last_words
 
-    async def _ending(self, handler_running: Any) -> Raw | BaseException:
+    async def _ending(self, handler_running: Coroutine[Any, Any, Any]) -> Raw | BaseException:
         """What the handler returned, as JSON, or what it raised."""
+        ending: Raw | BaseException
         try:
-            return sendable(await handler_running, "result")
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if self._stopped is None or task is None:
-                raise  # somebody cancels this whole worker
-            task.uncancel()
-            return error
-        except Exception as error:
-            return error
-        except (SystemExit, KeyboardInterrupt) as error:
+            ending = sendable(await handler_running, "result")
+        except GeneratorExit:
+            raise  # the event loop is gone
+        except BaseException as error:
             # A handler that exits ends its task, not the worker.
-            return error
+            ending = error
+        asyncio_task = asyncio.current_task()
+        if asyncio_task is not None and asyncio_task.cancelling():
+            if self._stopped is None and isinstance(ending, asyncio.CancelledError):
+                raise ending  # somebody cancels this whole worker
+            await _absorb_cancellation(asyncio_task)
+        return ending
 
     def _start_timer(self) -> asyncio.TimerHandle | None:
-        if self._task.timeout is None:
+        if self.task.timeout is None:
             return None
-        return asyncio.get_running_loop().call_later(self._task.timeout, self.stop, "timeout")
+        return asyncio.get_running_loop().call_later(self.task.timeout, self.stop, "timeout")
 
     # How it is settled
 
-    async def _settle(self, outcome: Outcome, trail: Trail, words: list[Event]) -> None:
+    async def _conclude(self, outcome: Outcome, trail: Trail) -> None:
         delivery = self.delivery
         match outcome:
             case Succeeded(result):
-                await delivery.ack(*words, trail.result("succeeded", result=result))
+                await self._settle(delivery.ack, trail.result("succeeded", result=result))
             case Cancelled():
-                await delivery.ack(*words, trail.result("cancelled"))
+                await self._settle(delivery.ack, trail.result("cancelled"))
             case Failed(error):
-                await delivery.reject(error.type, *words, trail.result("failed", error=error))
+                await self._settle(partial(delivery.reject, error.type), trail.result("failed", error=error))
             case Retrying(error, delay):
-                await delivery.retry(delay, *words, trail.task("retrying", error=error, delay=delay))
+                await self._settle(partial(delivery.retry, delay), trail.task("retrying", error=error, delay=delay))
             case Interrupted():
                 stopping = ErrorInfo("interrupted", "the worker is stopping")
-                await delivery.release(*words, trail.task("retrying", error=stopping, delay=0.0))
+                await self._settle(delivery.release, trail.task("retrying", error=stopping, delay=0.0))
             case Abandoned() | Died():
                 logger.warning("%r goes on in another worker", self)
 
     async def _settle_unbegun(self) -> None:
         """It was stopped before its handler began, so that there is no run to speak of."""
         if self._stopped == "cancelled":
-            await self.delivery.ack(self._ended("cancelled"))
+            await self._settle(self.delivery.ack, self._ended("cancelled"))
         elif self._stopped == "interrupted":
-            await self.delivery.release()
+            await self._settle(self.delivery.release)
 
     async def _bury(self, error: ErrorInfo) -> None:
         logger.warning("%r is buried: %s %s", self, error.type, error.message)
-        await self.delivery.reject(error.type, self._ended("failed", error))
+        await self._settle(partial(self.delivery.reject, error.type), self._ended("failed", error))
+
+    async def _settle(self, verb: Callable[..., Awaitable[None]], *last: Event) -> None:
+        """Until the broker has taken it, with all that it did not take before, or somebody else has the task.
+
+        To give the delivery up instead would throw the handler's work away for a disk that was full for a minute.
+        """
+        while True:
+            said = self._context.unwritten() if self._context is not None else []
+            try:
+                await verb(*said, *last)
+                return
+            except BrokerError as error:
+                logger.warning("%r is not settled yet: %s", self, error)
+                if self._stopped in ("lost", "interrupted"):
+                    return
+            await asyncio.sleep(SETTLE_AGAIN_SECONDS)
 
     def _ended(self, state: Any, error: ErrorInfo | None = None) -> Event:
-        return ended(self._task, state, time.time(), attempt=self.delivery.attempt, error=error)
+        return ended(self.task, state, time.time(), attempt=self.delivery.attempt, error=error)
+
+
+async def _absorb_cancellation(task: asyncio.Task[Any]) -> None:
+    """It was meant for the handler, and must not reach what comes after; where it is still to be raised, it is here."""
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    while task.uncancel():
+        pass
 
 
 def _lost(how: str) -> ErrorInfo:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, closing
 from typing import Any, Protocol
 
 from msgspec import Raw
@@ -16,6 +15,7 @@ from msgspec import Raw
 from ..handler import Handler
 from .children import Child, Children
 from .context import RunContext
+from .threads import Threads
 
 
 class Runner(Protocol):
@@ -37,9 +37,9 @@ class LoopRunner:
         called = call(handler, context, args)
         if not handler.signature.generates:
             return await called
-        outputs: AsyncIterator[Any] = called
-        async for value in outputs:
-            await context.output(value)
+        async with aclosing(called) as outputs:
+            async for value in outputs:
+                await context.output(value)
         return None
 
     def stop(self) -> None:
@@ -50,15 +50,12 @@ class LoopRunner:
 class ThreadRunner:
     """For `def`: a thread cannot be stopped from outside, so it is waited for; its context tells it."""
 
-    def __init__(self, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, threads: Threads) -> None:
         self._threads = threads
 
     async def run(self, handler: Handler[Any, Any, Any], context: RunContext, args: Raw) -> Any:
-        body: Callable[[], Any] = lambda: call(handler, context, args)  # noqa: E731
-        if handler.signature.generates:
-            body = lambda: _drain(call(handler, context, args), context)  # noqa: E731
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, contextvars.copy_context().run, body)
+        body = _drain if handler.signature.generates else call
+        return await self._threads.run(contextvars.copy_context().run, body, handler, context, args)
 
     def stop(self) -> None:
         return
@@ -91,6 +88,7 @@ def call(handler: Handler[Any, Any, Any], context: Any, args: Raw) -> Any:
     return handler.function(context, **named) if handler.signature.wants_context else handler.function(**named)
 
 
-def _drain(values: Iterable[Any], context: RunContext) -> None:
-    for value in values:
-        context.output_from_thread(value)
+def _drain(handler: Handler[Any, Any, Any], context: RunContext, args: Raw) -> None:
+    with closing(call(handler, context, args)) as values:
+        for value in values:
+            context.output_from_thread(value)

@@ -14,9 +14,14 @@ CHILD_FD: Final = "QUEUECAST_CHILD_FD"
 """The environment variable that tells a child the number of its socket."""
 
 
-class Job(Struct, frozen=True):
-    """Run this handler once. `main` is the file of the program, where the handler lives in it."""
+CHILD_PYTHONPATH: Final = "QUEUECAST_CHILD_PYTHONPATH"
+"""The `PYTHONPATH` that a handler's own programs get: a child's is its worker's whole path."""
 
+
+class Job(Struct, frozen=True):
+    """Run this handler once. `main` is the file of the program, where the handler lives in it; `url` is the broker."""
+
+    url: str
     module: str
     main: str | None
     queue: str

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any, Final
 
 from ..app import Queuecast
@@ -20,6 +20,7 @@ from .cancels import Cancels
 from .children import KILL_GRACE, Children
 from .run import Run
 from .runners import LoopRunner, ProcessRunner, Runner, ThreadRunner
+from .threads import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ HEARTBEAT: Final = 30.0
 
 KILL_PATIENCE: Final = KILL_GRACE + 2.0
 """Seconds for handlers to end after they were asked to; a thread that does not is left behind."""
+
+LEAVE_PATIENCE: Final = 2.0
+"""Seconds for the tasks of handlers that were left behind to go back to their queues."""
 
 RECONSUME_DELAY: Final = 1.0
 """Seconds before a queue is consumed again after its broker failed."""
@@ -63,9 +67,10 @@ class Worker:
         self.handlers = {(name, h.name): h for name in self._queues for h in app.queues[name].handlers.values()}
         self._concurrency = concurrency
         self._grace = grace
-        self._runs: dict[str, Run] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._threads = ThreadPoolExecutor(concurrency * len(self._queues), thread_name_prefix="queuecast handler")
+        self._runs: dict[asyncio.Task[None], Run] = {}
+        self._stopping = False
+        self._settled = asyncio.Event()
+        self._threads = Threads()
         self._children = Children()
         self._cancels = Cancels(broker, self._cancel)
 
@@ -92,7 +97,9 @@ class Worker:
 
     def can_isolate(self, handler: Handler[Any, Any, Any]) -> bool:
         """Whether a process of its own can find the handler: it lives at its module's top level."""
-        return "<locals>" not in handler.function.__qualname__
+        function = handler.function
+        in_a_file = function.__module__ != "__main__" or hasattr(sys.modules["__main__"], "__file__")
+        return in_a_file and "<" not in function.__qualname__
 
     def runner_for(self, handler: Handler[Any, Any, Any], *, alone: bool) -> Runner:
         if alone or handler.process:
@@ -109,73 +116,83 @@ class Worker:
                 await self._take(self._broker.consume(queue, self._concurrency, self._on_lost))
             except BrokerError as error:
                 logger.warning("queue %s cannot be consumed, trying again: %s", queue, error)
-                await asyncio.sleep(RECONSUME_DELAY)
+            except Exception:
+                logger.exception("queue %s cannot be consumed, trying again", queue)
+            self._lose(queue)
+            await asyncio.sleep(RECONSUME_DELAY)
 
     async def _take(self, deliveries: AsyncGenerator[Delivery, None]) -> None:
-        try:
+        # The generator holds what runs: closing or cancelling it hands all that to other workers.
+        async with aclosing(deliveries):
             async for delivery in deliveries:
+                if self._stopping:
+                    await delivery.release()
+                    await self._settled.wait()
+                    return
                 self._begin(Run(self, delivery))
-        except asyncio.CancelledError:
-            # Stopping. The generator holds what still runs, so it is closed only after that has been settled.
-            await self._finish_runs()
-            raise
-        finally:
-            await deliveries.aclose()
+
+    def _lose(self, queue: str) -> None:
+        """Its consumer has failed, so that others get what it held."""
+        for run in self._runs.values():
+            if run.task.queue == queue:
+                run.stop("lost")
 
     def _begin(self, run: Run) -> None:
-        id = run.delivery.task.id
-        self._runs[id] = run
-        if self._cancels.asked(id):
+        if self._cancels.asked(run.task.queue, run.task.id):
             run.stop("cancelled")
         task = asyncio.create_task(self._perform(run))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._runs[task] = run
+        task.add_done_callback(self._runs.pop)
 
     async def _perform(self, run: Run) -> None:
         try:
             await run.perform()
-        except BrokerError as error:
-            logger.warning("%r could not be settled and will be delivered again: %s", run, error)
         except Exception:
             logger.exception("%r met a defect of queuecast; it will be delivered again", run)
-        finally:
-            if self._runs.get(run.delivery.task.id) is run:
-                del self._runs[run.delivery.task.id]
 
-    def _cancel(self, id: str) -> None:
-        run = self._runs.get(id)
-        if run is not None:
-            run.stop("cancelled")
+    def _cancel(self, queue: str, id: str) -> None:
+        for run in self._runs.values():
+            if run.task.id == id and run.task.queue == queue:
+                run.stop("cancelled")
 
     def _on_lost(self, delivery: Delivery) -> None:
-        run = self._runs.get(delivery.task.id)
-        if run is not None and run.delivery is delivery:
-            run.stop("lost")
+        for run in self._runs.values():
+            if run.delivery is delivery:
+                run.stop("lost")
 
     # Stopping
 
     async def _stop(self, heart: asyncio.Task[None], consumers: list[asyncio.Task[None]]) -> None:
         """Take nothing new; let what runs finish; give the rest back; leave."""
+        self._stopping = True
+        await self._finish_runs()
+        self._settled.set()
         for task in (heart, *consumers):
             task.cancel()
         await asyncio.wait([heart, *consumers])
         await self._children.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         with suppress(BrokerError):
             await self._broker.post(encode_control(WorkerLeft(self.id, time.time())))
 
     async def _finish_runs(self) -> None:
-        tasks = set(self._tasks)
-        if not tasks:
+        if await self._wait_for_runs(self._grace):
             return
-        _, late = await asyncio.wait(tasks, timeout=self._grace)
-        if late:
-            for run in list(self._runs.values()):
-                run.stop("interrupted")
-            # A process is killed within its grace; only a handler in a thread can ignore being asked.
-            await asyncio.wait(late, timeout=KILL_PATIENCE)
-        for run in list(self._runs.values()):
-            logger.warning("%r does not stop; its lease ends with this process", run)
+        for run in self._runs.values():
+            run.stop("interrupted")
+        # A process is killed within its grace; only a handler in a thread can ignore being asked.
+        if await self._wait_for_runs(KILL_PATIENCE):
+            return
+        for task, run in self._runs.items():
+            logger.warning("%r does not stop; it is left behind, and its task goes back to the queue", run)
+            task.cancel()
+        await self._wait_for_runs(LEAVE_PATIENCE)
+
+    async def _wait_for_runs(self, seconds: float) -> bool:
+        """Whether all of them have ended by then."""
+        if self._runs:
+            await asyncio.wait(tuple(self._runs), timeout=seconds)
+        return not self._runs
 
     # Announcing
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from ...errors import BrokerError, BrokerUnavailable, ConfigurationError, StorageFull
 from ...task import FINAL_STATES, STATES
 from .place import Place
-
-Sync: TypeAlias = Literal["full", "normal"]
 
 OLDEST_SQLITE: Final = (3, 37, 0)
 """STRICT tables. What Python 3.11 comes with is newer nearly everywhere."""

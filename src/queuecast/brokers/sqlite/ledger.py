@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from ...codec import decode_task
 from ...cursor import Cursor, beginning, cursor_at
-from ...errors import KeyReused
 from ...event import Event
 from ...lifecycle import Record, apply
 from ...task import STATES, State, Task
@@ -39,14 +39,15 @@ _SAVE_LINE: Final = (
 _RECORD: Final = "state, attempt, run, seq, earlier, alone, losses"
 _ROW: Final = f"pos, id, {_RECORD}, next_attempt, due, claim, expires, last"
 _LOAD_ROWS: Final = f"SELECT {_ROW} FROM task WHERE queue = ? AND id IN (SELECT value FROM json_each(?))"
-_SAVE_ROW: Final = (
-    "UPDATE task SET state = ?, attempt = ?, run = ?, seq = ?, earlier = ?, alone = ?, losses = ?, "
-    "next_attempt = ?, due = ?, claim = ?, expires = ?, last = ? WHERE pos = ?"
-)
+_FOLDED: Final = "state = ?, attempt = ?, run = ?, seq = ?, earlier = ?, alone = ?, losses = ?, last = ?"
+_SAVE_RECORD: Final = f"UPDATE task SET {_FOLDED} WHERE pos = ?"
+_SAVE_ROW: Final = f"UPDATE task SET {_FOLDED}, next_attempt = ?, due = ?, claim = ?, expires = ? WHERE pos = ?"
 _ADD_ROW: Final = (
-    f"INSERT INTO task ({_RECORD}, next_attempt, due, claim, expires, last, pos, queue, id, name, owner, body) "
+    f"INSERT INTO task ({_RECORD}, last, next_attempt, due, claim, expires, pos, queue, id, name, owner, body) "
     f"VALUES ({', '.join('?' * 18)})"
 )
+
+NEXT_DUE: Final = "SELECT due FROM task WHERE queue = ? AND due IS NOT NULL ORDER BY due LIMIT 1"
 
 
 class Named(msgspec.Struct):
@@ -93,13 +94,18 @@ class Row:
     """Together with `body` while the row has yet to be inserted."""
     body: bytes = b""
 
-    def columns(self) -> tuple[object, ...]:
+    moved: bool = False
+    """It was given another place: SQLite renews every index on a column that is set, so the rest goes without them."""
+
+    def folded(self) -> tuple[object, ...]:
         record = self.record
         earlier = " ".join(record.earlier) or None
         return (
-            record.state, record.attempt, record.run, record.seq, earlier, record.alone, record.losses,
-            self.next_attempt, self.due, self.claim, self.expires, self.last, self.pos,
+            record.state, record.attempt, record.run, record.seq, earlier, record.alone, record.losses, self.last,
         )  # fmt: skip
+
+    def place(self) -> tuple[object, ...]:
+        return self.next_attempt, self.due, self.claim, self.expires
 
 
 class Claimed(NamedTuple):
@@ -184,22 +190,20 @@ class Ledger:
             line.counts[record.state] += 1
         row.last = self.log(line, body)
         row.record = record
-        if record.state not in NOT_BEGUN:
-            row.expires = None
-        if record.final:
-            row.due = None
+        if row.expires is not None and record.state not in NOT_BEGUN:
+            row.expires, row.moved = None, True
+        if row.due is not None and record.final:
+            row.due, row.moved = None, True
         self._changed[row.pos] = row
 
-    def refuse_reused(self, task: Task) -> None:
-        """Raises `KeyReused` when the task's id belongs to another name or other arguments."""
-        row = self.row(task.queue, task.id)
+    def task(self, name: str, id: str) -> Task | None:
+        """The task as it was submitted."""
+        row = self.row(name, id)
         if row is None:
-            return
+            return None
         self.flush()
         (body,) = self.db.execute("SELECT body FROM task WHERE pos = ?", (row.pos,)).fetchone()
-        known = msgspec.json.decode(body, type=Task)
-        if (known.name, bytes(known.args)) != (task.name, bytes(task.args)):
-            raise KeyReused("this idempotency key belongs to a task with another name or other arguments")
+        return decode_task(body)
 
     def take(self, task: Task, body: bytes, event: Event, event_body: bytes) -> Receipt:
         """Add the task with its first event, or tell of the earlier one."""
@@ -224,7 +228,7 @@ class Ledger:
         row = self.row(name, id)
         if row is None or row.claim != claim:
             return
-        row.claim = None
+        row.claim, row.moved = None, True
         if not row.record.final:
             row.due, row.next_attempt = due, attempt
             self._offer(row)
@@ -253,12 +257,18 @@ class Ledger:
             self.load += len(found) // 8
         return [Claimed(body, attempt, bool(suspect), losses, claim) for _, body, attempt, suspect, losses in found]
 
-    def next_due(self, queue: int) -> float | None:
-        """When a task of this queue can be delivered next; in the past when one can be now."""
-        found = self.db.execute(
-            "SELECT due FROM task WHERE queue = ? AND due IS NOT NULL ORDER BY due LIMIT 1", (queue,)
-        ).fetchone()
-        return found[0] if found else None
+    def next_due(self, queue: int) -> float:
+        """When a task of this queue can be delivered next, in the past when one can be now, infinity for never."""
+        found = self.db.execute(NEXT_DUE, (queue,)).fetchone()
+        return float(found[0]) if found else inf
+
+    def grown(self) -> list[int]:
+        """The queues whose logs this transaction made longer."""
+        return [line.no for line in self.lines.values() if line.grew]
+
+    def stirred(self) -> set[int]:
+        """The queues of which a task was given another time to be delivered."""
+        return {line.no for line in self.lines.values() if line.stirred}
 
     # Writing it back
 
@@ -268,7 +278,9 @@ class Ledger:
         for row in self._fresh:
             self._changed.pop(row.pos, None)
         self.db.executemany(_ADD_ROW, map(_new_columns, self._fresh))
-        self.db.executemany(_SAVE_ROW, [row.columns() for row in self._changed.values()])
+        changed = self._changed.values()
+        self.db.executemany(_SAVE_RECORD, [(*row.folded(), row.pos) for row in changed if not row.moved])
+        self.db.executemany(_SAVE_ROW, [(*row.folded(), *row.place(), row.pos) for row in changed if row.moved])
         self.db.executemany("INSERT INTO event VALUES (?, ?, ?)", self._entries)
         written = sum(len(body) for *_, body in self._entries) + sum(len(row.body) for row in self._fresh)
         self.load += written // PAGE_BYTES + (len(self._fresh) + len(self._changed)) // 4
@@ -355,4 +367,4 @@ def _row(
 def _new_columns(row: Row) -> tuple[object, ...]:
     task = row.task
     assert task is not None, "only a row that has yet to be inserted is fresh"
-    return (*row.columns(), row.line.no, task.id, task.name, task.owner, row.body)
+    return (*row.folded(), *row.place(), row.pos, row.line.no, task.id, task.name, task.owner, row.body)

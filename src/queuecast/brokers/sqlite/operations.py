@@ -11,6 +11,7 @@ from math import inf
 from typing import Any, ClassVar, Final, NamedTuple
 
 from ...codec import decode_task, encode_event
+from ...errors import KeyReused
 from ...event import ErrorInfo, Event, ended
 from ...task import Task
 from ..base import CONTROL, Receipt
@@ -21,13 +22,30 @@ EXPIRE_STEP: Final = 500
 """Tasks that one transaction lets expire; the rest follows in the next."""
 
 
+WAIT_SECONDS: Final = 10.0
+"""How long an operation may take; then it is withdrawn with `BrokerUnavailable`, or, once it was begun, answered with
+`OutcomeUnknown`."""
+
+WORKER_WAIT_SECONDS: Final = 60.0
+"""The same for what a worker hands over. The work is done already, so it is tried again for so long."""
+
+
+class Claim(NamedTuple):
+    """That this process holds a task. Told apart by `number` from every other time that it is held."""
+
+    queue: str
+    id: str
+    number: str
+
+
 class Operation:
     """One thing to do, and the future of whoever waits for it."""
 
     durable: ClassVar[bool] = True
     """False where a power cut may undo it: who holds which task is decided anew then anyway."""
     lasting: ClassVar[bool] = False
-    """True for what a worker hands over: tried again while its lease lasts, since the work is done already."""
+    """True for what is tried again after a failure."""
+    patience: ClassVar[float] = WAIT_SECONDS
     future: asyncio.Future[Any] | None = None
     born: float = 0.0
     """When it was handed over, by the monotonic clock."""
@@ -41,14 +59,13 @@ class Operation:
 
 
 class Declare(Operation):
-    """The result is the queue's number and identity."""
+    """The result is the queue's number."""
 
     def __init__(self, queue: str) -> None:
         self._queue = queue
 
-    def run(self, ledger: Ledger) -> tuple[int, str]:
-        line = ledger.line(self._queue)
-        return line.no, line.identity
+    def run(self, ledger: Ledger) -> int:
+        return ledger.line(self._queue).no
 
 
 class Submission(NamedTuple):
@@ -66,8 +83,11 @@ class Submit(Operation):
         return [(submission.task.queue, submission.task.id) for submission in self._submissions]
 
     def run(self, ledger: Ledger) -> list[Receipt]:
-        for submission in self._submissions:
-            ledger.refuse_reused(submission.task)
+        batch: dict[tuple[str, str], Task] = {}
+        for task, *_ in self._submissions:
+            earlier = ledger.task(task.queue, task.id) or batch.setdefault((task.queue, task.id), task)
+            if (earlier.name, bytes(earlier.args)) != (task.name, bytes(task.args)):
+                raise KeyReused("this idempotency key belongs to a task with another name or other arguments")
         return [ledger.take(*submission) for submission in self._submissions]
 
 
@@ -88,25 +108,29 @@ class Report(Append):
     """Events of a delivery's run."""
 
     lasting = True
+    patience = WORKER_WAIT_SECONDS
 
 
 class Settle(Report):
     """A delivery's last events; a task that they do not end is delivered again at `due` (None: at once)."""
 
     def __init__(
-        self, task: Task, claim: str, events: Sequence[Event], due: float | None, attempt: int, consumer: Consumer
+        self, claim: Claim, events: Sequence[Event], due: float | None, attempt: int, consumer: Consumer, frees: bool
     ) -> None:
-        super().__init__(task.queue, events)
+        super().__init__(claim.queue, events)
+        self.claim = claim
         self.consumer = consumer
-        self._id, self._claim, self._due, self._attempt = task.id, claim, due, attempt
+        self.frees = frees
+        """Whether the consumer takes another delivery instead; not when it has been told that this one is lost."""
+        self._due, self._attempt = due, attempt
 
     def wants(self) -> Sequence[tuple[str, str]]:
-        return [(self._queue, self._id), *super().wants()]
+        return [self.claim[:2], *super().wants()]
 
     def run(self, ledger: Ledger) -> None:
         super().run(ledger)
         due = ledger.now if self._due is None else self._due
-        ledger.settle(self._queue, self._id, self._claim, due, self._attempt)
+        ledger.settle(*self.claim, due, self._attempt)
 
 
 class Post(Operation):
@@ -177,17 +201,17 @@ class Disown(Operation):
 
     durable = False
 
-    def __init__(self, claims: Sequence[tuple[str, str, str]]) -> None:
+    def __init__(self, claims: Sequence[Claim]) -> None:
         self._claims = claims
 
     def wants(self) -> Sequence[tuple[str, str]]:
-        return [(queue, id) for queue, id, _ in self._claims]
+        return [claim[:2] for claim in self._claims]
 
     def run(self, ledger: Ledger) -> None:
-        for queue, id, claim in self._claims:
-            row = ledger.row(queue, id)
+        for claim in self._claims:
+            row = ledger.row(*claim[:2])
             if row:
-                ledger.settle(queue, id, claim, ledger.now, row.next_attempt)
+                ledger.settle(*claim, ledger.now, row.next_attempt)
 
 
 class Depart(Duty):
@@ -204,23 +228,24 @@ class Depart(Duty):
 class Renew(Duty):
     """Prolong this process's lease.
 
-    The result is every claim that it still has, as (queue, task id, claim). When the lease had lapsed meanwhile, the
-    tasks that nobody took are held again.
+    The result is every claim that it still has. When the lease had lapsed meanwhile, the tasks that nobody took are
+    held again.
     """
 
     def __init__(self, token: str, until: float) -> None:
         self._token = token
         self._until = until
 
-    def run(self, ledger: Ledger) -> list[tuple[str, str, str]]:
+    def run(self, ledger: Ledger) -> list[Claim]:
         db, ours = ledger.db, _claims_of(self._token)
         renewed = db.execute("UPDATE holder SET until = ? WHERE token = ?", (self._until, self._token))
         if renewed.rowcount == 0:
             db.execute("INSERT INTO holder VALUES (?, ?)", (self._token, self._until))
             db.execute("UPDATE task SET due = NULL WHERE claim > ? AND claim < ?", ours)
-        return db.execute(
+        found = db.execute(
             "SELECT queue.name, id, claim FROM task JOIN queue ON no = task.queue WHERE claim > ? AND claim < ?", ours
-        ).fetchall()
+        )
+        return [Claim(*row) for row in found]
 
 
 class Expire(Duty):

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 SUFFIX: Final = ".fifo"
-FULL_BYTES: Final = 4_000
+ATOMIC_BYTES: Final = 512
+"""What any system writes into a pipe whole or not at all (POSIX, PIPE_BUF)."""
+
+FULL_BYTES: Final = 3_500
 """A reader that finds this much may have missed more: the smallest pipe holds 4,096 bytes, and who finds it full
 does not wait. So it takes everything for changed."""
 
@@ -38,7 +41,6 @@ class News(NamedTuple):
 
 
 def encode(changes: Iterable[Change]) -> bytes:
-    """Four bytes each, so that the kernel writes up to a thousand whole or not at all."""
     words = [change.queue << 1 | change.work for change in changes]
     return struct.pack(f"={len(words)}I", *words)
 
@@ -97,9 +99,11 @@ class Peers:
 
     def tell(self, message: bytes) -> None:
         """To everyone. Whoever's FIFO is full is going to look everywhere; who is gone shows in `wait`."""
+        parts = [message[start : start + ATOMIC_BYTES] for start in range(0, len(message), ATOMIC_BYTES)]
         for fd in self._tokens:
             with contextlib.suppress(BlockingIOError, BrokenPipeError):
-                os.write(fd, message)
+                for part in parts:
+                    os.write(fd, part)
 
     def wait(self, seconds: float | None) -> bool:
         """Sleep until `ring`, a death or the timeout. True when a process has died or left."""

@@ -11,58 +11,34 @@ import logging
 import sqlite3
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from ...errors import BrokerError, BrokerUnavailable, OutcomeUnknown, QueuecastError, StorageFull
+from ...errors import BrokerError, BrokerUnavailable, QueuecastError
 from ..base import Retention
-from .database import Sync, connect, open_database, translated
-from .ledger import Claimed, Ledger
-from .operations import (
-    Consumer,
-    Depart,
-    Duty,
-    Expire,
-    HandBack,
-    Leave,
-    Operation,
-    Renew,
-    Settle,
-    Trim,
-    Want,
-    load_for,
-)
+from .database import connect, translated
+from .demand import Delivered, Demand
+from .desk import STUCK, Desk
+from .duties import Duties
+from .ledger import NEXT_DUE, Ledger
+from .operations import Claim, Depart, Duty, Operation, Want, load_for
 from .peers import Change, Peers, encode
-from .place import Place, Turn
+from .place import Place
+from .store import Store
 
 logger = logging.getLogger(__name__)
 
-LEASE_SECONDS: Final = 60.0
-"""A process that stands still for so long loses what it holds to others. One that dies loses it at once."""
-
-RENEWALS_PER_LEASE: Final = 4
-
-WAIT_SECONDS: Final = 10.0
-"""How long an operation waits for its turn; then it is withdrawn with `BrokerUnavailable`. One that was begun and
-has no outcome after so long is answered with `OutcomeUnknown`."""
+OPEN_SECONDS: Final = 10.0
+"""How long opening and closing wait for the turn."""
 
 MAX_BATCH: Final = 2_000
 """Operations in one transaction, so that other processes get their turn; the rest waits for the next."""
 
-CHECKPOINT_PAGES: Final = 2_000
-"""Pages in the write-ahead log, about 8 MB, after which they are copied into the database."""
-
 FIRST_PAUSE: Final = 0.05
 MAX_PAUSE: Final = 2.0
-"""Seconds before a failed transaction is tried again for a worker's results; each pause doubles up to the second."""
-
-
-class Delivered(NamedTuple):
-    consumer: Consumer
-    claimed: Claimed
+"""Seconds before a failed transaction is tried again; each pause doubles, up to the second."""
 
 
 @dataclass(slots=True)
@@ -74,7 +50,7 @@ class Outcome:
     deliveries: list[Delivered] = field(default_factory=list)
     grown: list[int] = field(default_factory=list)
     """The queues whose logs grew."""
-    held: list[tuple[str, str, str]] | None = None
+    held: list[Claim] | None = None
     """After a renewal: every claim that this process still has."""
     lost_peer: bool = False
     """A process is gone, perhaps before it could wake anyone: look everywhere."""
@@ -82,65 +58,212 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Batch:
-    """One transaction in the making. What it changes here counts only once it is committed."""
+    """One transaction as it was made; it counts once it is committed."""
 
     ledger: Ledger
-    demand: dict[Consumer, int]
-    marker: str
-    outcome: Outcome = field(default_factory=Outcome)
-    changes: list[Change] = field(default_factory=list)
-    due: dict[int, float] = field(default_factory=dict)
-    """For each queue with a hungry consumer: when it can be delivered to next."""
-    load: int = 0
-
-
-class _CommitUnknown(Exception):
-    """COMMIT failed where it may have landed."""
+    duties: list[tuple[Duty, Any]]
+    demand: Demand
+    left: set[int]
+    outcome: Outcome
 
 
 class Writer:
-    """Owns the writing connection. Operations are handed over in the event loop, everything else is its thread's.
+    """Runs from `open` to `close`. `tell` is called in the event loop with each outcome, in order.
 
-    `tell` is called in the event loop with each outcome, in order.
+    `lease` is seconds, see `duties.LEASE_SECONDS`.
     """
 
     def __init__(
-        self, place: Place, retention: Retention, sync: Sync, token: str, lease: float, tell: Callable[[Outcome], None]
+        self, place: Place, retention: Retention, syncs: bool, token: str, lease: float, tell: Callable[[Outcome], None]
     ) -> None:
         self.peers = Peers(place.folder, token)
         self._place = place
         self._retention = retention
-        self._durably = 2 if sync == "full" else 1
         self._token = token
-        self._lease = lease
         self._tell = tell
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="queuecast sqlite", daemon=True)
+        self.desk = Desk(self._loop, self.peers.ring)
+        self._store = Store(place, token, syncs=syncs)
+        self._duties = Duties(token, lease, self.peers.alive)
+        self._demand = Demand()
+        self._claims = 0
+        self._kept: list[Operation] = []
+        """What a worker handed over and could not be written yet."""
+        self._pause = 0.0
+        self._paused_until = 0.0
+        self._readers: list[sqlite3.Connection] = []
         self._opened: asyncio.Future[list[sqlite3.Connection]] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
-
-        self._waiting: deque[Operation] = deque()
-        self._begun: list[Operation] = []
-        self._begun_at = inf
-        self._asleep = False
-        self._closing = False
-        self._looks: set[int] = set()
-        self._look_everywhere = False
-
-        self._turn: Turn | None = None
-        self._db: sqlite3.Connection | None = None
-        self._readers: list[sqlite3.Connection] = []
-        self._synchronous = 0
-        self._batches = 0
-        self._kept: list[Operation] = []
-        self._pause = 0.0
-        self._pause_until = 0.0
-        self._demand: dict[Consumer, int] = {}
-        self._due: dict[int, float] = {}
-        self._renew_at = inf
-        self._expire_at = 0.0
-        self._check_peers = True
-        self._trim = True
-        self._full_load = 0
+        self._thread = threading.Thread(target=self._run, name="queuecast sqlite", daemon=True)
 
     # In the event loop
+
+    async def open(self) -> list[sqlite3.Connection]:
+        """Two connections to read with. Raises `ConfigurationError`, `BrokerUnavailable`."""
+        self._thread.start()
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                return await asyncio.shield(self._opened)
+        except TimeoutError:
+            self.desk.close()
+            raise BrokerUnavailable(STUCK) from None
+
+    async def close(self) -> None:
+        """Finish what was handed over, offer to others what is still held, and end."""
+        self.desk.close()
+        await asyncio.wait([self._ended], timeout=OPEN_SECONDS)
+
+    def abandon(self) -> None:
+        """In a forked child: let go of what is shared with the parent. SQLite's connections are left alone."""
+        self.peers.let_go()
+        self._store.turn.close()
+
+    # In the thread
+
+    def _run(self) -> None:
+        try:
+            if self._open():
+                while not self.desk.closing or self.desk.busy or self._kept:
+                    self.desk.sleep(self._wait)
+                    self._round()
+                self._transact([Depart(self._token)], set())
+        except Exception:
+            logger.exception("the thread that writes to %s has ended", self._place.file)
+        finally:
+            self._close()
+            self._in_loop(_resolve, self._ended, None)
+
+    def _open(self) -> bool:
+        try:
+            with self._store.turn:
+                self._store.open()
+                self._readers = [connect(self._place) for _ in range(2)]
+                self.peers.join()
+        except sqlite3.Error as error:
+            self._in_loop(_resolve, self._opened, translated(error))
+        except (QueuecastError, OSError) as error:
+            self._in_loop(_resolve, self._opened, error)
+        else:
+            self._in_loop(_resolve, self._opened, self._readers)
+            return True
+        return False
+
+    def _close(self) -> None:
+        with self._store.turn:
+            for db in self._readers:
+                db.close()
+            self._store.close()
+            self.peers.leave()
+        self._store.turn.close()
+
+    def _wait(self) -> None:
+        paused = self._paused_until - time.monotonic()
+        seconds = paused if paused > 0 else min(self._duties.seconds(), self._demand.next_due() - time.time())
+        self._duties.lost_peer |= self.peers.wait(seconds)
+
+    def _round(self) -> None:
+        """One transaction, if there is anything to write."""
+        if self.desk.greeted:
+            self.desk.greeted = False
+            self._duties.lost_peer |= self.peers.scan()
+        looks = self.desk.looks() | self._demand.overdue(time.time())
+        if self._duties.lost_peer:
+            looks |= self._demand.due.keys()
+        paused = self._paused_until > time.monotonic()
+        duties = [] if paused else self._duties.due()
+        if duties or self.desk.busy or (self._kept and not paused) or self._any_due(looks):
+            self._transact(duties, looks)
+
+    def _any_due(self, queues: set[int]) -> bool:
+        """Look before taking the turn: of several processes that were woken one was faster."""
+        try:
+            for queue in queues & self._demand.due.keys():
+                due = self._store.peek(NEXT_DUE, (queue,))
+                self._demand.due[queue] = inf if due is None else due
+        except BrokerError as error:
+            self._failed([], error)
+            return False
+        return bool(self._demand.overdue(time.time()))
+
+    def _transact(self, duties: Sequence[Duty], looks: set[int]) -> None:
+        taken: list[Operation] = []
+        try:
+            with self._store.turn:
+                if self._duties.lost_peer:
+                    self.peers.bury()
+                taken = [*self._kept, *self.desk.take(MAX_BATCH)]
+                durable = any(operation.durable for operation in (*duties, *taken))
+                batch = self._store.write(lambda db: self._make(db, duties, taken, looks), durable=durable)
+        except BrokerError as error:
+            self._failed(taken, error)
+        except Exception as error:
+            logger.exception("a defect of queuecast; nothing of this was written")
+            self._failed(taken, error)
+        else:
+            self._committed(batch)
+        self.desk.done()
+
+    def _make(
+        self, db: sqlite3.Connection, duties: Sequence[Duty], taken: Sequence[Operation], looks: set[int]
+    ) -> tuple[_Batch, int]:
+        ledger = Ledger(db, self._retention, time.time())
+        demand = self._demand.copy()
+        outcome = Outcome()
+        if not self._duties.holds and any(isinstance(operation, Want) for operation in taken):
+            duties = [self._duties.renewal(), *duties]
+        done = [(duty, duty.run(ledger)) for duty in duties]
+        load_for(taken, ledger)
+        queues = set(looks)
+        for operation in taken:
+            outcome.answers.append((operation, _result(operation, ledger)))
+            queues |= demand.heed(operation)
+        ledger.flush()
+        self._claims += 1
+        outcome.deliveries, left = demand.serve(ledger, queues, f"{self._token}.{self._claims}")
+        ledger.finish()
+        outcome.grown = ledger.grown()
+        return _Batch(ledger, done, demand, left, outcome), ledger.load
+
+    def _committed(self, batch: _Batch) -> None:
+        self._pause = 0.0
+        self._kept = []
+        self._demand = batch.demand
+        outcome = batch.outcome
+        outcome.lost_peer = self._duties.lost_peer
+        outcome.held = self._duties.done(batch.duties, batch.ledger)
+        changed = batch.left.union(outcome.grown)
+        # The others first: once our own event loop is awake it wants this thread's processor.
+        self.peers.tell(encode([Change(queue, queue in batch.left) for queue in changed]))
+        self._in_loop(self._tell, outcome)
+
+    def _failed(self, taken: Sequence[Operation], error: Exception) -> None:
+        """Nothing was written. What a worker handed over is tried again while its patience lasts: the work is done."""
+        now = time.monotonic()
+        self._pause = min(MAX_PAUSE, self._pause * 2 or FIRST_PAUSE)
+        self._paused_until = now + self._pause
+        again = isinstance(error, BrokerError)
+        self._kept = [each for each in taken if again and each.lasting and now < each.born + each.patience]
+        refused = [(each, error) for each in taken if each not in self._kept]
+        if refused:
+            self._in_loop(self._tell, Outcome(refused))
+
+    def _in_loop(self, call: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:
+            # The loop was closed without closing the broker.
+            self.desk.close()
+
+
+def _result(operation: Operation, ledger: Ledger) -> Any:
+    try:
+        return operation.run(ledger)
+    except QueuecastError as refusal:
+        return refusal
+
+
+def _resolve(future: asyncio.Future[Any], result: Any) -> None:
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

@@ -1,0 +1,72 @@
+# Everything is done in .venv, which this file makes and keeps up to date. No root is needed. GNU make.
+
+PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	command -v $$python >/dev/null 2>&1 || continue; \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
+	done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test check lint types format bench build clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F '|' '{ printf "%-12s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/.demo ## see it work: a page with five queues, on http://127.0.0.1:8765
+	@$(BIN)/queuecast demo --folder .demo
+
+test: $(VENV)/.dev ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint types test ## lint, types and tests: what must pass before a change goes in
+
+lint: $(VENV)/.dev ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## mypy and pyright, both strict
+	@$(BIN)/mypy
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.dev ## let ruff put right what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.bench ## run the benchmarks against the peers that are installed (bench/README.md)
+	@for script in fanout unicast idle sqlite_tasks latency http_submit; do \
+		$(BIN)/python bench/$$script.py || exit 1; \
+		done
+
+build: $(VENV)/.dev ## wheel and sdist in dist/
+	@rm -rf dist
+	@$(BIN)/python -m build
+
+clean: ## remove the virtual environment and what was built and cached
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp in .venv says that a set of packages is installed as pyproject.toml has it now.
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "queuecast needs Python 3.11 or newer, and found no python3 of that age in PATH." >&2; exit 1; fi
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "Python's venv module is incomplete here. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(INSTALL) --upgrade "pip>=25.1"
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@echo "Installing queuecast into $(VENV) ..."
+	@$(INSTALL) --editable ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "Installing queuecast and what its tests need into $(VENV) ..."
+	@$(INSTALL) --editable ".[demo]" --group dev
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml | $(BIN)/python
+	@echo "Installing queuecast and the peers of its benchmarks into $(VENV) ..."
+	@$(INSTALL) --editable ".[demo]" --group bench
+	@touch $@

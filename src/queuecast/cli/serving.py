@@ -1,0 +1,137 @@
+"""The gateway's process, alone or with a worker as its child."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from starlette.types import ASGIApp
+
+from ..app import Queuecast
+from ..errors import ConfigurationError
+from ..gateway.server import serve
+from ..settings import Settings
+from .child import WorkerChild
+from .exits import CommandError, Exit
+from .loading import load_app
+
+logger = logging.getLogger(__name__)
+
+
+def app_of(target: str | None, settings: Settings, broker: str | None) -> Queuecast:
+    """The application that a command is about; without a target one that knows its queues from the broker alone.
+
+    `broker`, from the command line, beats the program's own URL; that one beats environment and file, which stand in
+    where the program names none.
+    """
+    if settings.broker is not None:
+        os.environ["QUEUECAST_BROKER"] = settings.broker
+    app = load_app(target) if target is not None else Queuecast()
+    if broker is not None:
+        app.use(broker)
+    return app
+
+
+def refuse_exposure(app: Queuecast, settings: Settings) -> None:
+    """Raises `ConfigurationError` where everyone on the network could submit, read and cancel everything."""
+    if app.authenticate is None and not settings.insecure and not is_loopback(settings.host):
+        raise ConfigurationError(
+            f"on {settings.host} everybody who reaches this machine could submit, read and cancel everything: "
+            "give the application a login (Queuecast(authenticate=…)), or listen on 127.0.0.1 behind a proxy of yours, "
+            "or accept it with --insecure"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def worker_arguments(target: str, settings: Settings, broker: str | None) -> list[str]:
+    """The command line of `queuecast worker` that says the same as these settings."""
+    arguments = [target, "--log-level", settings.log_level]
+    if broker is not None:
+        arguments += ["--broker", broker]
+    if settings.concurrency is not None:
+        arguments += ["--concurrency", str(settings.concurrency)]
+    return arguments + [f"--queue={queue}" for queue in settings.queue]
+
+
+async def run(app: Queuecast, settings: Settings, worker: Sequence[str]) -> None:
+    """The gateway here and a worker in a process of its own, until SIGTERM or SIGINT.
+
+    Raises as `serve_gateway`, and `CommandError` when the worker cannot start.
+    """
+    await _serve_with(WorkerChild(worker), app, app.gateway, settings)
+
+
+async def run_demo(app: Queuecast, settings: Settings, worker: Sequence[str]) -> None:
+    """The same with the demo's page around the gateway."""
+    from ..demo.web import LOOPBACK, make_app
+
+    child = WorkerChild(worker)
+    page = make_app(app, child.kill, hosts=LOOPBACK if is_loopback(settings.host) else ["*"])
+    await _serve_with(child, app, page, settings)
+
+
+async def _serve_with(child: WorkerChild, app: Queuecast, face: ASGIApp, settings: Settings) -> None:
+    def started() -> None:
+        child.start(on_failure=lambda: signal.raise_signal(signal.SIGINT))
+        _at_signals(child.stop, beside=True)
+
+    async with child:
+        await serve_gateway(app, face, settings, started)
+        # The server has put back the handlers it found. The worker may still be at it, and can be hurried.
+        _at_signals(child.stop, beside=False)
+
+
+def _at_signals(stop: Callable[[], None], *, beside: bool) -> None:
+    """Call this at SIGTERM and SIGINT, instead of the handler that is there or beside it."""
+    loop = asyncio.get_running_loop()
+
+    def handler_beside(earlier: Callable[[int, FrameType | None], object] | None) -> Callable[..., None]:
+        def handle(signum: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(stop)
+            if earlier is not None:
+                earlier(signum, frame)
+
+        return handle
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        earlier = signal.getsignal(number)
+        signal.signal(number, handler_beside(earlier if beside and callable(earlier) else None))
+
+
+async def serve_gateway(app: Queuecast, face: ASGIApp, settings: Settings, started: Callable[[], None]) -> None:
+    """Serve this face of the application until a signal says stop; `started` is called once it listens.
+
+    Raises `ConfigurationError` or `BrokerUnavailable` for the broker, `CommandError` for an address that is taken.
+    """
+    gateway = app.gateway
+
+    async def drain(seconds: float) -> None:
+        if gateway.hub is not None:
+            await gateway.hub.drain(seconds)
+
+    def on_start(port: int) -> None:
+        logger.info("listening on http://%s with %s", _address(settings.host, port), app.url)
+        started()
+
+    async with app.running():
+        try:
+            await serve(face, settings.host, settings.port, drain=drain, on_start=on_start, lifespan="off")
+        except SystemExit as error:
+            address = _address(settings.host, settings.port)
+            advice = "stop what listens there, or choose another --port"
+            raise CommandError(f"cannot listen on {address}, as it says above: {advice}", Exit.STARTUP) from error
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,43 @@
+"""How every test runs: a coroutine gets an event loop of its own, and nothing in it may fail unseen."""
+
+import asyncio
+import inspect
+from contextlib import AsyncExitStack
+
+import pytest
+
+SECONDS = 20
+"""A failure bound: a test that waits longer waits for something that will not happen."""
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "bound(seconds): how long this test may take before it counts as failed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    if not inspect.iscoroutinefunction(pyfuncitem.function):
+        return None
+    marker = pyfuncitem.get_closest_marker("bound")
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+    cleanup = pyfuncitem.funcargs.get("cleanup", AsyncExitStack())
+    asyncio.run(_run(pyfuncitem.obj(**arguments), cleanup, marker.args[0] if marker else SECONDS))
+    return True
+
+
+async def _run(test, cleanup, seconds):
+    unseen = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
+    try:
+        async with asyncio.timeout(seconds):
+            await test
+    finally:
+        async with asyncio.timeout(SECONDS):
+            await cleanup.aclose()
+    assert not unseen, f"failed unseen: {unseen}"
+
+
+@pytest.fixture
+def cleanup():
+    """What a fixture puts here is undone after the test, while its event loop still runs."""
+    return AsyncExitStack()

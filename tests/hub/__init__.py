@@ -1,0 +1,1 @@
+"""The hub without a server: logs in memory, clients that only record."""

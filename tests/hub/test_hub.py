@@ -1,0 +1,160 @@
+"""The life of streams: kept alive, cut, sent away, counted."""
+
+import json
+
+from queuecast.hub import hub as hub_module
+from queuecast.hub import wheel as wheel_module
+from queuecast.hub.wheel import KEEPALIVE_SECONDS, STALL_SECONDS, visit
+from queuecast.sse import KEEPALIVE
+
+from .making import Client, World, until
+
+
+async def test_only_a_silent_stream_is_kept_alive():
+    async with World() as world:
+        client = await world.follow()
+        begin = client.sub.wrote_at
+        visit(client.sub, begin + KEEPALIVE_SECONDS / 2)
+        assert len(client.written) == 1
+        visit(client.sub, begin + KEEPALIVE_SECONDS)
+        assert client.written[1:] == [KEEPALIVE]
+        visit(client.sub, begin + KEEPALIVE_SECONDS * 1.5)
+        assert len(client.written) == 2
+
+
+async def test_a_filtered_stream_is_told_how_far_it_has_come():
+    async with World() as world:
+        run = await world.run(owner="ann")
+        client = await world.follow(owner="bob")
+        await run.progress(5)
+        await world.settled()
+        visit(client.sub, client.sub.wrote_at + KEEPALIVE_SECONDS)
+        assert client.messages == []
+        assert client.cursor == await world.end()
+        visit(client.sub, client.sub.wrote_at + KEEPALIVE_SECONDS)
+        assert client.written[-1] == KEEPALIVE
+
+
+async def test_a_filtered_stream_is_never_told_more_than_it_was_sent():
+    async with World() as world:
+        run = await world.run(owner="ann")
+        client = await world.follow(owner="ann")
+        mark = client.cursor
+        client.freeze(waiting=0)
+        await run.progress(5)
+        await world.settled()
+        visit(client.sub, client.sub.wrote_at + KEEPALIVE_SECONDS)
+        assert client.cursor == mark
+        client.thaw()
+        await world.caught_up(client)
+        assert len(client.events) == 5
+
+
+async def test_a_client_that_takes_nothing_is_cut():
+    async with World() as world:
+        client, other = await world.follow(), await world.follow()
+        begin = client.sub.moved_at
+        client.freeze()
+        visit(client.sub, begin + 1)
+        visit(client.sub, begin + STALL_SECONDS)
+        assert not client.aborted
+        visit(client.sub, begin + STALL_SECONDS + 1)
+        assert client.aborted
+        assert not other.aborted
+        assert world.hub.counters.streams_closed == {"stalled": 1}
+
+
+async def test_a_client_that_takes_a_little_is_left_alone():
+    async with World() as world:
+        client = await world.follow()
+        client.freeze()
+        for second in range(100):
+            client.waiting -= 1
+            visit(client.sub, client.sub.wrote_at + second)
+        assert not client.aborted
+
+
+async def test_one_wheel_visits_all(monkeypatch):
+    monkeypatch.setattr(wheel_module, "VISIT_SECONDS", 0.02)
+    monkeypatch.setattr(wheel_module, "KEEPALIVE_SECONDS", 0.1)
+    async with World() as world:
+        clients = [await world.follow() for _ in range(50)]
+        await until(lambda: all(len(client.written) > 2 for client in clients))
+
+
+async def test_a_stream_of_age_is_sent_away():
+    async with World(max_age=100) as world:
+        client = await world.follow()
+        opened = client.sub.wrote_at
+        assert opened + 80 <= client.sub.until <= opened + 100
+        visit(client.sub, client.sub.until)
+        assert client.closed
+        assert client.messages[-1].event == "drain"
+
+
+async def test_a_drain_sends_everybody_away_with_their_cursors():
+    async with World() as world:
+        run = await world.run()
+        everything, of_task, slow = (
+            await world.follow(),
+            await world.follow(task=run.id, asked="last"),
+            await world.follow(),
+        )
+        await run.progress()
+        await world.settled()
+        slow.freeze()
+        mark = await world.end()
+        await run.progress()
+        await world.settled()
+        await world.hub.drain(0.05)
+        clients = [everything, of_task, slow]
+        assert world.hub.draining
+        assert all(client.closed for client in clients)
+        assert [client.messages[-1].event for client in clients] == ["drain"] * 3
+        assert [client.cursor for client in clients] == [await world.end(), await world.end(), mark]
+        assert json.loads(slow.messages[-1].data)["cursor"] == mark
+        assert world.hub.counters.streams_closed == {"drain": 3}
+        assert world.hub.streams == 0
+
+
+async def test_counts_what_is_open_and_why_it_ended():
+    async with World(max_streams=2) as world:
+        await world.run()
+        one, _ = await world.follow("a"), await world.follow("a", "b")
+        assert world.hub.counters.streams_open == {"a": 2, "b": 1}
+        assert world.hub.full
+        one.sub.lost()
+        one.sub.lost()
+        assert world.hub.counters.streams_open == {"a": 1, "b": 1}
+        assert world.hub.counters.streams_closed == {"client": 1}
+        assert not world.hub.full
+
+
+async def test_sets_of_queues_are_bounded_and_let_go(monkeypatch):
+    monkeypatch.setattr(hub_module, "MAX_SETS", 1)
+    async with World() as world:
+        client = await world.follow("a", "b")
+        assert await world.hub.fanout(("a", "c")) is None
+        assert await world.hub.fanout(("b", "a", "a")) is client.sub.fanout
+        client.sub.lost()
+        assert await world.hub.fanout(("a", "c")) is not None
+        assert client.sub.fanout.closed
+
+
+async def test_a_stream_that_opens_where_nothing_is_fed_any_more_ends_at_once():
+    async with World() as world:
+        fanout = await world.hub.fanout(("a", "b"))
+        start = await world.hub.begin(fanout, "")
+        fanout.closed = True
+        client = Client()
+        world.hub.open(fanout, start, client)
+        assert client.closed
+
+
+async def test_a_task_appears(monkeypatch):
+    async with World() as world:
+        fanout = await world.hub.fanout(("a",))
+        monkeypatch.setattr(hub_module, "UNKNOWN_TASK_SECONDS", 0.01)
+        assert not await world.hub.appears(fanout, "unheard-of")
+        run = await world.run()
+        assert await world.hub.appears(fanout, run.id)

@@ -1,0 +1,54 @@
+"""An application, a worker in the test's own event loop, and what the log tells of a task."""
+
+import asyncio
+from contextlib import aclosing, asynccontextmanager
+
+from queuecast import Queuecast, TaskRef
+from queuecast.event import Event
+from queuecast.lifecycle import kind_of
+from queuecast.worker import Worker
+
+BACKENDS = ("memory", "sqlite")
+
+
+def url_of(backend: str, folder) -> str:
+    return "memory://" if backend == "memory" else f"sqlite:///{folder}/work.db?sync=normal"
+
+
+@asynccontextmanager
+async def working(app: Queuecast, **options):
+    """A worker of the application, gone again after the block."""
+    session = await app.session()
+    worker = Worker(app, session.broker, **options)
+    async with worker.running():
+        yield worker
+
+
+def word_of(event: Event) -> str:
+    return event.state if event.type == "result" else kind_of(event)
+
+
+async def story(ref: TaskRef) -> list[str]:
+    """All that happened to a task, in words, once it is over."""
+    return [word_of(event) async for event in ref.events()]
+
+
+async def until(ref: TaskRef, word: str) -> Event:
+    """Wait for what the log will tell."""
+    async with aclosing(ref.events()) as events:
+        async for event in events:
+            if word_of(event) == word:
+                return event
+    raise AssertionError(f"{ref} ended without {word}")
+
+
+class Gate:
+    """Where a test and a handler of its event loop meet: the handler says that it is here, the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def pass_through(self) -> None:
+        self.reached.set()
+        await self.opened.wait()
