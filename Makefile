@@ -49,24 +49,25 @@ clean: ## remove the virtual environment and what was built and cached
 
 # A stamp in .venv says that a set of packages is installed as pyproject.toml has it now.
 
-$(BIN)/python:
+$(VENV)/.made:
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "queuecast needs Python 3.11 or newer, and found no python3 of that age in PATH." >&2; exit 1; fi
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "Python's venv module is incomplete here. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(INSTALL) --upgrade "pip>=25.1"
+	@touch $@
 
-$(VENV)/.demo: pyproject.toml | $(BIN)/python
+$(VENV)/.demo: pyproject.toml | $(VENV)/.made
 	@echo "Installing queuecast into $(VENV) ..."
 	@$(INSTALL) --editable ".[demo]"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
+$(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo "Installing queuecast and what its tests need into $(VENV) ..."
 	@$(INSTALL) --editable ".[demo]" --group dev
 	@touch $@
 
-$(VENV)/.bench: pyproject.toml | $(BIN)/python
+$(VENV)/.bench: pyproject.toml | $(VENV)/.made
 	@echo "Installing queuecast and the peers of its benchmarks into $(VENV) ..."
 	@$(INSTALL) --editable ".[demo]" --group bench
 	@touch $@

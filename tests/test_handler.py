@@ -148,7 +148,7 @@ class TestBinding:
         assert bound(render, 1) == {"first": 1, "second": ["x"]}
 
     def test_arguments_become_what_their_annotations_say(self):
-        def render(point: Point, at: datetime, colour: Colour, pages: list[Page], anything, whatever: object): ...
+        def render(*, point: Point, at: datetime, colour: Colour, pages: list[Page], anything, whatever: object): ...
 
         now = datetime.now(UTC)
         page = Page(Title="one", made=now, parts=[Page(Title="two", made=now)])

@@ -19,7 +19,7 @@ FILE: Final = "queuecast.toml"
 
 PREFIX: Final = "QUEUECAST_"
 
-INTERNAL: Final = frozenset({"QUEUECAST_CHILD_FD"})
+INTERNAL: Final = frozenset({"QUEUECAST_CHILD_FD", "QUEUECAST_DEMO_FOLDER"})
 """Variables that processes of ours hand to each other. They are no settings, and no mistake either."""
 
 

@@ -50,6 +50,7 @@ from .steps import (
     SOON,
     Backend,
     Suite,
+    a_round_trip,
     accepted,
     begin,
     consuming,
@@ -66,6 +67,7 @@ from .steps import (
     run_of,
     shown,
     story,
+    turns,
     work,
 )
 
@@ -108,7 +110,7 @@ class Opening(Suite):
         reader = broker.read(QUEUE, (await broker.bounds(QUEUE)).last)
         async with aclosing(reader):
             waiting = asyncio.ensure_future(anext(reader))
-            await broker.bounds(QUEUE)
+            await a_round_trip(broker)
             await broker.close()
             with pytest.raises(BrokerUnavailable):
                 await waiting
@@ -117,7 +119,7 @@ class Opening(Suite):
         broker = await connect()
         async with consuming(broker) as deliveries:
             waiting = asyncio.ensure_future(anext(deliveries))
-            await broker.bounds(QUEUE)
+            await a_round_trip(broker)
             await broker.close()
             with pytest.raises(BrokerUnavailable):
                 await waiting
@@ -154,10 +156,8 @@ class Opening(Suite):
         async with consuming(broker) as deliveries:
             await anext(deliveries)
             await broker.close()
-
-        broker = await connect()
-        async with consuming(broker) as deliveries:
-            again = await anext(deliveries)
+            async with consuming(await connect()) as others:
+                again = await anext(others)
         assert (again.task, again.attempt) == (task, 1)
 
 
@@ -329,6 +329,7 @@ class Consuming(Suite):
         async with consuming(broker, concurrency=2) as deliveries:
             held = [await anext(deliveries), await anext(deliveries)]
             async with meanwhile(anext(deliveries)) as [waiting]:
+                await a_round_trip(broker)
                 # Whoever has room gets the third task, though this one has been waiting for it.
                 async with consuming(elsewhere, concurrency=1) as others:
                     third = await anext(others)
@@ -839,6 +840,7 @@ class Reading(Suite):
         async with meanwhile(*readers) as reading:
             for place in range(0, len(events), 7):
                 await broker.append(QUEUE, events[place : place + 7])
+                await turns()
             got = await asyncio.gather(*reading)
         for entries in got:
             assert [decode_event(entry.body) for entry in entries] == events
@@ -921,6 +923,12 @@ class Bounding(Suite):
         await broker.close()
         assert before.identity == identity
         assert await (await connect()).bounds(QUEUE) == before
+
+    async def test_a_log_that_takes_anothers_place_has_another_identity(self, connect, open_fresh):
+        identity = (await (await connect()).bounds(QUEUE)).identity
+        fresh = await open_fresh(Retention())
+        await fresh.declare(QUEUE)
+        assert identity is None or (await fresh.bounds(QUEUE)).identity != identity
 
     async def test_every_connection_sees_the_same_log(self, connect):
         one, other = await connect(), await connect()
@@ -1094,6 +1102,19 @@ class Retaining(Suite):
         assert task.id not in [status.id for status in await broker.statuses(QUEUE)]
         [receipt] = await broker.submit([new_task(idempotency_key="july")])
         assert receipt.created
+
+    async def test_a_finished_task_is_known_as_long_as_its_last_event(self, connect):
+        broker = projected(await connect(Retention(size=20_000)))
+        [receipt] = await broker.submit([task := new_task()])
+        async with consuming(broker) as deliveries:
+            delivery = await anext(deliveries)
+            run = await begin(delivery)
+            await delivery.append(*(run.progress(note="x" * 1_000) for _ in range(10)))
+            await finish(delivery, run)
+        end = (await broker.bounds(QUEUE)).last
+        await outgrow(broker, receipt.cursor.offset)
+        still_there = (await broker.bounds(QUEUE)).first <= end
+        assert (await broker.status(QUEUE, task.id) is not None) == still_there
 
     async def test_a_live_task_is_kept_though_its_events_are_gone(self, connect):
         broker = projected(await connect(Retention(size=20_000)))

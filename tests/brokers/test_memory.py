@@ -22,3 +22,13 @@ class TestMemory(BrokerContract):
             return brokers[0]
 
         return open_broker
+
+    @pytest.fixture
+    def open_fresh(self, cleanup):
+        async def open_fresh(retention: Retention) -> MemoryBroker:
+            broker = MemoryBroker(retention=retention)
+            await broker.open()
+            cleanup.push_async_callback(broker.close)
+            return broker
+
+        return open_fresh

@@ -1,23 +1,355 @@
 """The SQLite broker keeps the contract, and what only a file can promise."""
 
+import asyncio
+import fcntl
+import os
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
-from queuecast.brokers.sqlite import SQLiteBroker
+from queuecast.brokers import Retention, make_broker
+from queuecast.brokers.sqlite import SQLiteBroker, database, duties, operations, peers, place, store
+from queuecast.errors import BrokerUnavailable, ConfigurationError, OutcomeUnknown, StorageFull
 
 from .contract import Backend, BrokerContract
+from .making import QUEUE, new_task, new_tasks
+from .sqlite_child import LEASE
+from .steps import begin, consuming, entries_of, finish, log_of, story
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "work.db"
+
+
+@pytest.fixture
+def open_broker(path, cleanup):
+    async def open_broker(retention: Retention = Retention()) -> SQLiteBroker:  # noqa: B008 - immutable
+        broker = SQLiteBroker(f"sqlite:///{path}", retention, path=str(path))
+        await broker.open()
+        cleanup.push_async_callback(broker.close)
+        return broker
+
+    return open_broker
 
 
 class TestSQLite(BrokerContract):
     @pytest.fixture
-    def backend(self, tmp_path):
-        return Backend(url_for_processes=f"sqlite:///{tmp_path}/work.db")
+    def backend(self, path, monkeypatch):
+        monkeypatch.setattr(duties, "LEASE_SECONDS", LEASE)
+        return Backend(f"sqlite:///{path}", f"{__package__}.sqlite_child:with_short_lease")
+
+
+class TestOpening:
+    async def refused(self, path: Path) -> str:
+        before = path.read_bytes() if path.is_file() else None
+        with pytest.raises(ConfigurationError) as caught:
+            await SQLiteBroker("sqlite:///work.db", path=str(path)).open()
+        assert before is None or path.read_bytes() == before, "it is left as it was"
+        return str(caught.value)
+
+    async def test_a_folder_is_no_database(self, tmp_path):
+        assert "is a folder" in await self.refused(tmp_path)
+
+    async def test_the_folder_must_exist(self, tmp_path):
+        assert "does not exist: create it" in await self.refused(tmp_path / "missing" / "work.db")
+
+    async def test_the_folder_must_be_writable(self, path, monkeypatch):
+        # Root may write everywhere, so the system's answer is put into its mouth.
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        assert "not writable" in await self.refused(path)
+
+    async def test_another_kind_of_file_is_refused(self, path):
+        path.write_text("name;price\ntea;3\n" * 100)
+        assert "not a SQLite database" in await self.refused(path)
+
+    async def test_another_programs_database_is_refused(self, path):
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("CREATE TABLE customer (name TEXT)")
+        assert "another program's database" in await self.refused(path)
+
+    async def test_a_newer_version_is_refused(self, path, open_broker):
+        await (await open_broker()).close()
+        with closing(sqlite3.connect(path)) as db:
+            db.execute(f"PRAGMA user_version={database.VERSION + 1}")
+        with pytest.raises(ConfigurationError, match="newer queuecast"):
+            await open_broker()
+
+    async def test_a_damaged_file_is_refused(self, path, open_broker):
+        await (await open_broker()).close()
+        whole = path.read_bytes()
+        path.write_bytes(whole[:100] + b"\xff" * 3_996 + whole[4_096:])
+        with pytest.raises(ConfigurationError, match="damaged"):
+            await open_broker()
+
+    @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
+    async def test_a_network_file_system_is_refused(self, path, monkeypatch, kind):
+        monkeypatch.setattr(place, "mounts", lambda: [("/", "ext4"), (str(path.parent), kind)])
+        assert f"network file system ({kind})" in await self.refused(path)
+
+    async def test_a_wrong_sync_is_refused(self):
+        with pytest.raises(ConfigurationError, match="full or normal"):
+            make_broker("sqlite:///work.db?sync=fast")
+
+    async def test_everything_is_for_its_user_only(self, path, open_broker):
+        broker = await open_broker()
+        await broker.submit([new_task()])
+        files = [path, path.with_name("work.db-wal"), path.with_name("work.db-shm"), *Path(f"{path}.d").iterdir()]
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+        assert stat.S_IMODE(Path(f"{path}.d").stat().st_mode) == 0o700
+
+    async def test_a_link_leads_to_the_same_database(self, path, open_broker, cleanup):
+        broker = await open_broker()
+        (link := path.with_name("link.db")).symlink_to(path)
+        other = SQLiteBroker("sqlite:///link.db", path=str(link))
+        await other.open()
+        cleanup.push_async_callback(other.close)
+        await broker.submit([task := new_task()])
+        async with consuming(other) as deliveries:
+            assert (await anext(deliveries)).task == task
+
+    async def test_closing_leaves_one_file_and_the_lock(self, path, open_broker):
+        broker = await open_broker()
+        await broker.submit(new_tasks(3))
+        await broker.close()
+        assert sorted(each.name for each in path.parent.iterdir()) == ["work.db", "work.db.d"]
+        assert [each.name for each in Path(f"{path}.d").iterdir()] == ["lock"]
+
+    async def test_people_can_look_into_it(self, path, open_broker):
+        broker = await open_broker()
+        await broker.submit([task := new_task(owner="ann")])
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT queue, id, name, state, owner FROM tasks").fetchall() == [
+                (QUEUE, task.id, "render", "queued", "ann")
+            ]
+            [(queue, offset, body)] = db.execute("SELECT queue, offset, body FROM events").fetchall()
+        assert (queue, offset, body.encode()) == (QUEUE, 1, (await entries_of(broker))[0].body)
+
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    async def test_a_forked_child_is_told_to_open_its_own(self, open_broker):
+        broker = await open_broker()
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                broker.append(QUEUE, [])
+            except BrokerUnavailable as error:
+                os.write(writer, str(error).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writer)
+        with open(reader, "rb") as told:
+            assert b"open one in the child" in told.read()
+        await broker.submit([new_task()])
+
+
+def test_linux_mounts_are_read():
+    text = (
+        "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
+        "90 22 0:55 / /home/ann/my\\040files rw shared:3 - nfs4 nas:/ann rw,vers=4.2\n"
+    )
+    mounted = place.parse_mountinfo(text)
+    assert place.file_system_of(Path("/home/ann/my files/work"), mounted) == "nfs4"
+    assert place.file_system_of(Path("/home/ann/my files too"), mounted) == "ext4"
+
+
+def test_mac_mounts_are_read():
+    text = "/dev/disk1s1 on / (apfs, local)\n//ann@nas/work on /Volumes/work (smbfs, nodev)\n"
+    assert place.file_system_of(Path("/Volumes/work/db"), place.parse_mount(text)) == "smbfs"
+
+
+class TestWriting:
+    async def test_a_turn_that_never_comes_is_not_waited_for(self, path, open_broker, monkeypatch):
+        monkeypatch.setattr(operations.Operation, "patience", 0.1)
+        broker = await open_broker()
+        await broker.declare(QUEUE)
+        with open(f"{path}.d/lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(BrokerUnavailable, match="does not let go"):
+                await broker.submit([new_task()])
+        await broker.submit([task := new_task()])
+        assert [event.id for event in await log_of(broker)] == [task.id]
+
+    async def test_a_blocked_event_loop_keeps_its_lease(self, path, open_broker, monkeypatch):
+        monkeypatch.setattr(duties, "LEASE_SECONDS", 0.4)
+        broker = await open_broker()
+        await broker.submit([new_task()])
+        async with consuming(broker) as deliveries:
+            delivery = await anext(deliveries)
+            with closing(sqlite3.connect(path, isolation_level=None)) as db:
+                seen = set()
+                while len(seen) < 4:
+                    seen.add(db.execute("SELECT until FROM holder").fetchone())
+            await finish(delivery)
+
+    async def test_many_operations_share_a_commit(self, open_broker, monkeypatch):
+        commits = []
+        commit = store.Store._commit
+        monkeypatch.setattr(store.Store, "_commit", lambda *args: (commits.append(1), commit(*args)))
+        broker = await open_broker()
+        await broker.declare(QUEUE)
+        commits.clear()
+        await asyncio.gather(*(broker.submit([task]) for task in new_tasks(500)))
+        assert len(commits) < 50
+
+    async def test_a_checkpoint_loses_nothing(self, path, open_broker, monkeypatch):
+        monkeypatch.setattr(store, "CHECKPOINT_PAGES", 1)
+        broker, elsewhere = await open_broker(), await open_broker()
+        tasks = new_tasks(100)
+        await asyncio.gather(*((broker, elsewhere)[place % 2].submit([task]) for place, task in enumerate(tasks)))
+        assert len(await log_of(broker)) == 100
+        assert path.with_name("work.db-wal").stat().st_size < 2_000_000
+
+    async def test_a_log_at_rest_is_trimmed(self, open_broker, monkeypatch):
+        monkeypatch.setattr(duties, "LEASE_SECONDS", 0.2)
+        broker = await open_broker(Retention(age=0.05))
+        await broker.submit(new_tasks(3))
+        while (bounds := await broker.bounds(QUEUE)).first <= bounds.last:
+            await asyncio.sleep(0)
+        assert bounds.last == 3
+
+
+class Failing:
+    """A connection whose next COMMIT fails, after it has landed or before; so does `then`, the opening after it."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self.lands: bool | None = None
+        self.code = sqlite3.SQLITE_IOERR_FSYNC
+
+    def __getattr__(self, name: str):
+        return getattr(self._db, name)
+
+    def execute(self, sql: str, *parameters):
+        if sql != "COMMIT" or self.lands is None:
+            return self._db.execute(sql, *parameters)
+        self._db.execute("COMMIT" if self.lands else "ROLLBACK")
+        self.lands = None
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = self.code
+        raise error
+
+
+class TestFailing:
+    @pytest.fixture
+    def connections(self, monkeypatch) -> list[Failing]:
+        made: list[Failing] = []
+
+        def open_database(place):
+            made.append(Failing(database.open_database(place)))
+            return made[-1]
+
+        monkeypatch.setattr(store, "open_database", open_database)
+        return made
+
+    async def test_a_failed_commit_that_did_not_land_is_a_no(self, open_broker, connections):
+        broker = await open_broker()
+        await broker.declare(QUEUE)
+        connections[0].lands = False
+        with pytest.raises(BrokerUnavailable):
+            await broker.submit([new_task()])
+        await broker.submit([task := new_task()])
+        assert [event.id for event in await log_of(broker)] == [task.id]
+
+    async def test_a_failed_commit_that_landed_is_a_yes(self, open_broker, connections):
+        broker = await open_broker()
+        await broker.declare(QUEUE)
+        connections[0].lands = True
+        [receipt] = await broker.submit([task := new_task()])
+        assert receipt.created
+        assert [event.id for event in await log_of(broker)] == [task.id]
+
+    async def test_where_nobody_can_look_the_outcome_is_unknown(self, open_broker, connections, monkeypatch):
+        broker = await open_broker()
+        await broker.declare(QUEUE)
+        connections[0].lands = True
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "connect", self.no_connection)
+            with pytest.raises(OutcomeUnknown):
+                await broker.submit([task := new_task()])
+        [receipt] = await broker.submit([task])
+        assert not receipt.created, "asking again with the same id tells"
+
+    def no_connection(self, *_, **__):
+        raise sqlite3.OperationalError("unable to open database file")
+
+    @pytest.mark.parametrize("lands", [True, False])
+    async def test_a_workers_result_outlives_a_failed_commit(self, open_broker, connections, lands):
+        broker = await open_broker()
+        await broker.submit([new_task()])
+        async with consuming(broker) as deliveries:
+            delivery = await anext(deliveries)
+            run = await begin(delivery)
+            connections[0].lands = lands
+            await delivery.ack(run.succeeded())
+        assert story(await log_of(broker)) == ["queued", "running", "succeeded"]
+
+    async def test_a_consumer_outlives_a_failed_commit(self, open_broker, connections):
+        broker, elsewhere = await open_broker(), await open_broker()
+        await elsewhere.submit([task := new_task()])
+        await broker.declare(QUEUE)
+        connections[0].lands = False
+        async with consuming(broker) as deliveries:
+            assert (await anext(deliveries)).task == task
+
+    async def test_a_full_disk_is_said_to_be_full(self, open_broker, connections):
+        broker = await open_broker()
+        await broker.declare(QUEUE)
+        connections[0].lands, connections[0].code = False, sqlite3.SQLITE_FULL
+        with pytest.raises(StorageFull):
+            await broker.submit([new_task()])
+        await broker.submit([new_task()])
+        assert len(await log_of(broker)) == 1
+
+
+class TestPeers:
+    def test_what_is_told_is_heard(self):
+        changes = [peers.Change(1, True), peers.Change(70_000, False)]
+        news = peers.decode(peers.encode(changes) + peers.HELLO)
+        assert news == peers.News(changes, newcomer=True, everything=False)
+
+    def test_the_same_twice_is_heard_once(self):
+        assert peers.decode(peers.encode([peers.Change(3, True)]) * 5).changes == [peers.Change(3, True)]
 
     @pytest.fixture
-    def open_broker(self, tmp_path, backend, cleanup):
-        async def open_broker(retention):
-            broker = SQLiteBroker(backend.url_for_processes, retention, path=str(tmp_path / "work.db"))
-            await broker.open()
-            cleanup.push_async_callback(broker.close)
-            return broker
+    def two(self, tmp_path):
+        pair = [peers.Peers(tmp_path, name) for name in ("one", "two")]
+        for each in pair:
+            each.join()
+        yield pair
+        for each in pair:
+            each.let_go()
 
-        return open_broker
+    def test_a_newcomer_greets(self, two, tmp_path):
+        one, _ = two
+        assert peers.decode(os.read(one.inbox, 100)).newcomer
+        assert not one.scan()
+        assert one.alive("two")
+
+    def test_who_hears_too_much_looks_everywhere(self, two):
+        one, other = two
+        for _ in range(20):
+            other.tell(peers.encode([peers.Change(number, False) for number in range(1, 1_001)]))
+        assert peers.decode(os.read(one.inbox, 1 << 20)).everything
+
+    def test_a_death_is_noticed_at_once(self, two, tmp_path):
+        one, other = two
+        one.scan()
+        other.let_go()
+        assert one.wait(20.0)
+        assert not one.alive("two")
+        one.bury()
+        assert [path.name for path in tmp_path.iterdir()] == ["one.fifo"]
+
+    def test_the_dead_are_found_where_nobody_knew_them(self, two):
+        one, other = two
+        other.let_go()
+        assert one.scan()
+
+    def test_a_ring_before_the_sleep_is_not_lost(self, two):
+        one, _ = two
+        one.ring()
+        assert not one.wait(20.0)

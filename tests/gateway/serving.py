@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from contextlib import asynccontextmanager
+from typing import ClassVar
 from urllib.parse import parse_qs
 
 import uvicorn
@@ -64,7 +65,7 @@ async def serving(app, http):
 class Reader:
     """One request and its answer, read as it comes."""
 
-    _open = []
+    _open: ClassVar[list["Reader"]] = []
 
     def __init__(self, reader, writer):
         self._open.append(self)

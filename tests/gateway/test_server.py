@@ -7,12 +7,12 @@ import signal
 import pytest
 import uvicorn
 import uvloop
+from hub.making import World, until
 
 from queuecast.gateway import server as server_module
 from queuecast.gateway.server import Server, StreamProtocol, drain_at_signals, serve
 from queuecast.hub import window as window_module
 
-from hub.making import World, until
 from .serving import Face, Reader, hello, serving
 
 
@@ -162,6 +162,24 @@ async def test_a_body_after_the_answer_has_a_deadline_too(impatient):
             await asyncio.sleep(0.01)
 
 
+async def test_half_a_head_behind_a_request_that_is_being_answered_is_waited_for(impatient):
+    released = asyncio.Event()
+
+    async def slow(scope, receive, send):
+        await released.wait()
+        await hello(scope, receive, send)
+
+    async with serving(slow, StreamProtocol) as server:
+        client = await Reader.connect(server.port)
+        client.writer.write(b"GET / HTTP/1.1\r\nhost: t\r\n\r\nGET / HTTP/1.1\r\n")
+        await asyncio.sleep(0.3)
+        released.set()
+        await client.read_head()
+        assert await client.reader.readexactly(5) == b"hello"
+        await client.read_head()
+        assert client.status == 408
+
+
 async def test_what_keeps_its_deadlines_is_left_alone(impatient):
     released = asyncio.Event()
 
@@ -188,8 +206,8 @@ async def test_the_end_of_a_stream_that_nobody_reads_is_cut(monkeypatch):
         run = await world.run()
         frozen = await Reader.get(server.port, receive_buffer=4096)
         await frozen.opened()
-        fanout = world.hub._followed[("a",), False].fanout
-        while fanout._everything:
+        [sub] = world.hub._subs
+        while sub.ready:
             await run.progress(note="x" * 100_000)
             await asyncio.sleep(0)
         await world.hub.drain(0)
@@ -267,7 +285,7 @@ def test_on_uvloop(monkeypatch):
             while world.hub._followed[("a",), False].fanout.window.base < 100:
                 await run.progress(note="x" * 100_000)
                 sent += 1
-                await quick.until(lambda messages: len(messages) == sent)
+                await quick.until(lambda messages, sent=sent: len(messages) == sent)
             await slow.until(lambda messages: len(messages) == sent)
             assert slow.events() == quick.events() == (await world.log())[2:]
             assert world.hub.counters.replays >= 1

@@ -5,12 +5,12 @@ import json
 import random
 
 import pytest
+from hub.making import World, until
 
 from queuecast.hub import hub as hub_module
 from queuecast.hub import wheel as wheel_module
 from queuecast.hub import window as window_module
 
-from hub.making import World, until
 from .serving import PROTOCOLS, Face, Reader, serving
 
 
@@ -113,6 +113,27 @@ async def test_an_unknown_task_is_waited_for_and_then_not_found(http, monkeypatc
         await client.until(len)
         monkeypatch.setattr(hub_module, "UNKNOWN_TASK_SECONDS", 0.01)
         assert (await Reader.get(server.port, "/task/unheard-of")).status == 404
+
+
+async def test_a_task_of_somebody_else_is_unknown(http, monkeypatch):
+    monkeypatch.setattr(hub_module, "UNKNOWN_TASK_SECONDS", 0.01)
+    async with World() as world, serving(Face(world.hub), http) as server:
+        run = await world.run(owner="ann")
+        assert (await Reader.get(server.port, f"/task/{run.id}?owner=bob")).status == 404
+        assert (await Reader.get(server.port, f"/task/{run.id}?owner=ann")).status == 200
+
+
+async def test_while_the_broker_is_down_clients_are_told_to_come_back(http):
+    async with World() as world, serving(Face(world.hub), http) as server:
+        await world.run()
+        await world.broker.close()
+        client = await Reader.get(server.port, "/events?after=first")
+        assert (client.status, await client.rest()) == (200, [])
+        assert client.parser.retry_ms is not None
+        assert world.hub.counters.streams_refused == {"broker": 1}
+        await world.broker.open()
+        again = await Reader.get(server.port, "/events?after=first")
+        await again.until(lambda messages: len(messages) == 2)
 
 
 async def moved_to(queue, run):

@@ -13,6 +13,7 @@ from queuecast.brokers import Retention
 from queuecast.brokers.base import end_of
 from queuecast.brokers.memory import MemoryBroker
 from queuecast.event import OutputEvent, Progress, ResultEvent, TaskEvent, TaskInfo
+from queuecast.hub import cohort, fanout
 from queuecast.hub.hub import Hub
 from queuecast.sse import Parser
 from queuecast.tail import Tail
@@ -25,6 +26,12 @@ async def until(condition):
     """Wait for a fact. One that never comes true ends with the test's bound."""
     while not condition():
         await asyncio.sleep(0.001)
+
+
+def members_of_a_cohort(monkeypatch, number):
+    monkeypatch.setattr(cohort, "MAX_MEMBERS", number)
+    monkeypatch.setattr(fanout, "MAX_MEMBERS", number)
+    monkeypatch.setattr(fanout, "SLICE", number)
 
 
 class Run:
@@ -115,21 +122,21 @@ class World:
         for queue in queues or ("a",):
             last = (await self.broker.bounds(queue)).last
             await until(lambda queue=queue, last=last: self.tails[queue].at.offset >= last)
-        fanouts = [followed.fanout for followed in self.hub._followed.values()]
-        await until(lambda: all(fanout._pass is None for fanout in fanouts))
+        followed = [each.fanout for each in self.hub._followed.values()]
+        await until(lambda: not any(each._passing for each in followed))
 
     async def caught_up(self, *clients):
         """Each of them has all that its stream has."""
         for client in clients:
-            await until(lambda client=client: client.sub.live and client.sub.fanout._pass is None)
+            await until(lambda client=client: client.sub.live and not client.sub.fanout._passing)
 
     async def follow(self, *queues, asked="", task=None, owner=None, named=False, client=None):
         """Open a stream as the gateway does."""
-        fanout = await self.hub.fanout(queues or ("a",), named)
-        start = await self.hub.begin(fanout, asked, task)
+        followed = await self.hub.fanout(queues or ("a",), named)
+        start = await self.hub.begin(followed, asked, task=task, owner=owner)
         client = client or Client()
         client.start = start
-        client.sub = self.hub.open(fanout, start, client, task=task, owner=owner)
+        client.sub = self.hub.open(followed, start, client, task=task, owner=owner)
         return client
 
 

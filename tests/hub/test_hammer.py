@@ -6,11 +6,10 @@ import random
 import pytest
 
 from queuecast.cursor import parse_cursor
-from queuecast.hub import fanout as fanout_module
 from queuecast.hub import window as window_module
 from queuecast.sse import Parser
 
-from .making import Hesitant, World
+from .making import Hesitant, World, members_of_a_cohort
 
 EVENTS = 3_000
 CLIENTS = 12
@@ -22,7 +21,7 @@ CLIENTS = 12
 async def test_no_gap_and_no_repeat(monkeypatch, seed, frames, owner):
     monkeypatch.setattr(window_module, "MAX_FRAMES", frames)
     monkeypatch.setattr(window_module, "SLACK_FRAMES", 10)
-    monkeypatch.setattr(fanout_module, "SLICE", 3)
+    members_of_a_cohort(monkeypatch, 3)
     chance = random.Random(seed)
     async with World(backlog=20) as world:
         runs = [await world.run(owner="ann"), await world.run(owner="bob")]

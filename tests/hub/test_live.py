@@ -1,10 +1,9 @@
 """Live delivery: who gets what, when it is joined, who is skipped."""
 
-from queuecast.hub import fanout as fanout_module
 from queuecast.hub import window as window_module
 from queuecast.sse import Parser
 
-from .making import Client, World, until
+from .making import Client, World, members_of_a_cohort, until
 
 
 async def test_all_get_the_same_bytes_object():
@@ -32,7 +31,7 @@ async def test_opens_with_retry_comment_and_the_cursor_of_its_start():
 
 
 async def test_what_comes_during_a_pass_goes_out_together(monkeypatch):
-    monkeypatch.setattr(fanout_module, "SLICE", 1)
+    members_of_a_cohort(monkeypatch, 1)
     async with World() as world:
         run = await world.run()
         clients = [await world.follow() for _ in range(20)]
@@ -46,7 +45,7 @@ async def test_what_comes_during_a_pass_goes_out_together(monkeypatch):
 
 
 async def test_who_joins_or_leaves_during_a_pass_is_served_exactly(monkeypatch):
-    monkeypatch.setattr(fanout_module, "SLICE", 1)
+    members_of_a_cohort(monkeypatch, 1)
     async with World() as world:
         run = await world.run()
         first = [await world.follow() for _ in range(20)]
@@ -100,7 +99,7 @@ async def test_a_paused_client_catches_up_from_the_log_once_the_window_has_moved
 async def test_a_log_that_grows_faster_than_the_window_is_still_passed_on_to_the_live(monkeypatch):
     monkeypatch.setattr(window_module, "MAX_FRAMES", 10)
     monkeypatch.setattr(window_module, "SLACK_FRAMES", 0)
-    monkeypatch.setattr(fanout_module, "SLICE", 1)
+    members_of_a_cohort(monkeypatch, 1)
     async with World() as world:
         run = await world.run()
         clients = [await world.follow() for _ in range(5)]
@@ -222,3 +221,17 @@ async def test_frames_may_be_named():
         assert [message.event for message in named.messages] == ["output"]
         assert [message.event for message in plain.messages] == ["message"]
         assert Parser().feed(named.bytes)[0].id == plain.cursor
+
+
+async def test_a_replay_whose_broker_fails_ends_the_stream_with_its_cursor():
+    async with World(backlog=0) as world:
+        await (await world.run()).progress(5)
+        await world.follow()
+        client = await world.follow(asked="first")
+        await world.broker.close()
+        await until(lambda: client.closed)
+        assert world.hub.counters.streams_closed == {"broker": 1}
+        await world.broker.open()
+        again = await world.follow(asked=client.cursor)
+        await world.caught_up(again)
+        assert again.events == await world.log()

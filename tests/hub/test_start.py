@@ -227,12 +227,12 @@ async def test_who_has_the_result_has_been_told():
         await run.succeed()
         await until(lambda: client.closed)
         fanout = await world.hub.fanout(("a",))
-        assert (await world.hub.begin(fanout, client.cursor, run.id)).told
-        assert (await world.hub.begin(fanout, "last", run.id)).told
-        assert not (await world.hub.begin(fanout, client.messages[1].id, run.id)).told
-        assert not (await world.hub.begin(fanout, "", run.id)).told
+        assert (await world.hub.begin(fanout, client.cursor, task=run.id)).told
+        assert (await world.hub.begin(fanout, "last", task=run.id)).told
+        assert not (await world.hub.begin(fanout, client.messages[1].id, task=run.id)).told
+        assert not (await world.hub.begin(fanout, "", task=run.id)).told
         await (await world.run()).progress()
-        assert (await world.hub.begin(fanout, await world.end(), run.id)).told
+        assert (await world.hub.begin(fanout, await world.end(), task=run.id)).told
 
 
 async def test_a_tasks_cursor_that_cannot_be_honoured_shows_the_whole_task():
@@ -250,7 +250,7 @@ async def test_an_unknown_task_is_waited_for():
     async with World() as world:
         run = await world.run()
         fanout = await world.hub.fanout(("a",))
-        assert not (await world.hub.begin(fanout, "", "unheard-of")).known
+        assert not (await world.hub.begin(fanout, "", task="unheard-of")).known
         client = await world.follow(task="unheard-of")
         await run.progress()
         await world.settled()

@@ -52,7 +52,9 @@ class WorkerChild:
     async def __aexit__(self, *_: object) -> None:
         try:
             if self._keeping is not None:
-                self.stop()
+                # Asked a second time the worker would give up what it is about to finish.
+                if not self._stopping:
+                    self.stop()
                 await self._ended(self._keeping)
         finally:
             os.close(self._theirs)
@@ -107,7 +109,8 @@ class WorkerChild:
                 raise CommandError("the worker cannot start, as it says above", Exit.STARTUP)
             quick_deaths = quick_deaths + 1 if lived < QUICK_SECONDS else 0
             delay = _delay(quick_deaths)
-            logger.error("the worker ended with %s: starting it again in %.1f seconds", _how(code), delay)
+            when = f"in {delay:g} seconds" if delay else "at once"
+            logger.error("the worker ended with %s: starting it again %s", _how(code), when)
             await asyncio.sleep(delay)
 
     async def _live(self) -> tuple[float, int]:

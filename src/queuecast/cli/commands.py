@@ -112,8 +112,8 @@ def run(
     """Serve an application: gateway and worker.
 
     The worker is a process of its own, so that no handler can hold up a stream; it is started again when it dies.
-    SIGTERM and Ctrl-C stop both gracefully: streams are sent away, running tasks finish or are given back. A second
-    signal stops them at once.
+    SIGTERM and Ctrl-C stop both gracefully: streams are sent away, running tasks finish or are given back. The
+    exit code is 0 then; a second signal stops them at once.
     """
     settings = _serving(
         broker=broker,
@@ -154,7 +154,7 @@ def gateway(
 
     app = serving.app_of(target, settings, broker)
     serving.refuse_exposure(app, settings)
-    run_in_loop(serving.serve_gateway(app, app.gateway, settings, lambda: None))
+    run_in_loop(serving.serve_gateway(app, app.gateway, settings, lambda _: None))
 
 
 @commands.command()

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import msgspec
+from msgspec import Struct
 
 from ..codec import decode_event
 from ..event import Event, OutputEvent, ResultEvent
@@ -23,7 +24,7 @@ from .http import Gateway
 def interruptible(timeout: float | None, late: str, advice: str) -> Iterator[None]:
     """Ends the block at Ctrl-C, SIGTERM or after `timeout` seconds, by signals, wherever it waits.
 
-    What is watched goes on; `advice` says how to get back to it, `late` what has not happened in time.
+    What is watched goes on: `advice` says how to get back to it, `late` what has not happened in so many seconds.
     """
     earlier = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGALRM)}
     signal.signal(signal.SIGTERM, _terminated)
@@ -32,7 +33,7 @@ def interruptible(timeout: float | None, late: str, advice: str) -> Iterator[Non
     try:
         yield
     except _TimedOut as ending:
-        raise CommandError(f"{late} within {timeout:g} seconds: {advice}", Exit.TIMED_OUT) from ending
+        raise CommandError(f"{late.format(timeout)}; {advice}", Exit.TIMED_OUT) from ending
     except (KeyboardInterrupt, SystemExit):
         say(advice)
         raise
@@ -64,7 +65,7 @@ def how_to_follow(queue: str, id: str, url: str) -> str:
 def follow_task(gateway: Gateway, queue: str, id: str, *, json: bool, timeout: float | None, after: str | None) -> Exit:
     """Show a task to its end: outputs and result on stdout, everything else on stderr. Returns its outcome."""
     advice = f"the task goes on\n{how_to_follow(queue, id, gateway.url)}"
-    with interruptible(timeout, "the task has not ended", advice):
+    with interruptible(timeout, "the task has not ended within {:g} seconds", advice):
         if json:
             return _task_as_json(gateway, queue, id, after)
         return _task_in_words(gateway, queue, id, after)
@@ -105,7 +106,7 @@ def _shown_to_its_end(gateway: Gateway, queue: str, id: str, after: str | None) 
 
 def follow_queue(gateway: Gateway, queue: str, *, json: bool, timeout: float | None, after: str | None) -> NoReturn:
     """Show what happens on a queue until it is interrupted or `timeout` seconds have passed."""
-    with interruptible(timeout, "the queue's stream does not end", "this command does"):
+    with interruptible(timeout, "watched for {:g} seconds", "the queue goes on"):
         for body, event in _events(gateway, "queues", queue, "events", after=after):
             emit(safe_json(body) if json else in_words(event))
     raise CommandError("the gateway ended the stream", Exit.UNREACHABLE)
@@ -113,9 +114,18 @@ def follow_queue(gateway: Gateway, queue: str, *, json: bool, timeout: float | N
 
 def _events(gateway: Gateway, *path: str, after: str | None) -> Iterator[tuple[str, Event]]:
     """A stream's events with their JSON; what else the gateway has to say goes to stderr."""
-    for message in gateway.stream(*path, after=after, notice=say):
-        if message.event == "message":
-            yield message.data, decode_event(message.data.encode(), message.id)
-        elif message.event == "reset":
-            reason = msgspec.json.decode(message.data).get("reason", "")
-            say(f"events were missed ({reason}): the stream goes on at {message.id}")
+    try:
+        for message in gateway.stream(*path, after=after, notice=say):
+            if message.event == "message":
+                yield message.data, decode_event(message.data.encode(), message.id)
+            elif message.event == "reset":
+                reason = msgspec.json.decode(message.data, type=_Reset).reason
+                say(f"events were missed ({reason}): the stream goes on at {message.id}")
+    except msgspec.MsgspecError as error:
+        raise CommandError(f"{gateway.url} sends what this version cannot read: {error}", Exit.UNREACHABLE) from error
+
+
+class _Reset(Struct):
+    """What the control frame of a cursor that could not be honoured says."""
+
+    reason: str = ""

@@ -27,6 +27,11 @@ MAX_RETRY_SECONDS: Final = 15.0
 """Seconds that the doubling ends at."""
 
 
+MAX_DOUBLINGS: Final = 10
+
+ADVICE: Final = "is the gateway running (`queuecast run module:qc`)? Another address is given by --url or QUEUECAST_URL"
+
+
 class Flawed(Struct):
     pointer: str = ""
     detail: str = ""
@@ -52,11 +57,14 @@ class Gateway:
     """One gateway by its URL, which may have a path where it is mounted. Each request is a connection of its own."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            self._host, self._port, self._root = parts.hostname or "", parts.port, parts.path.rstrip("/")
+        except ValueError as error:
+            raise ConfigurationError(f"{url!r} is no gateway: {error}") from error
+        if parts.scheme not in {"http", "https"} or not self._host:
             raise ConfigurationError(f"{url!r} is no gateway: write http://127.0.0.1:8765, or with https")
         self.url = url
-        self._host, self._port, self._root = parts.hostname, parts.port, parts.path.rstrip("/")
         self._connection = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
 
     def get(self, *path: str, **query: str | None) -> Any:
@@ -103,8 +111,8 @@ class Gateway:
         connection = self._connection(self._host, self._port, timeout=SILENCE_SECONDS)
         try:
             connection.connect()
-        except OSError as error:
-            raise CommandError(f"{self.url} cannot be reached ({error}): {self._advice()}", Exit.UNREACHABLE) from error
+        except (OSError, UnicodeError) as error:
+            raise CommandError(f"{self.url} cannot be reached ({error}): {ADVICE}", Exit.UNREACHABLE) from error
         try:
             connection.request(method, f"{target}?{urlencode(given)}" if given else target, body or None, headers)
             response = connection.getresponse()
@@ -113,9 +121,6 @@ class Gateway:
         except (OSError, http.client.HTTPException) as error:
             raise self._broke(error) from error
         return response
-
-    def _advice(self) -> str:
-        return "is the gateway running (`queuecast run module:qc`)? Another address is given by --url or QUEUECAST_URL"
 
     def _broke(self, error: Exception) -> CommandError:
         detail = f"{self.url} broke off before it answered ({error!r}): what was asked for may have been done or not"
@@ -175,7 +180,8 @@ class Stream:
 
     def _wait(self) -> None:
         """Spread at random, so that the clients of one gateway do not all come back together."""
-        seconds = min(self._retry_seconds * 2**self._failures, max(MAX_RETRY_SECONDS, self._retry_seconds))
+        doubled = self._retry_seconds * 2 ** min(self._failures, MAX_DOUBLINGS)
+        seconds = min(doubled, max(MAX_RETRY_SECONDS, self._retry_seconds))
         time.sleep(seconds * random.uniform(0.5, 1.0))
 
     def _failed(self, error: QueuecastError) -> None:

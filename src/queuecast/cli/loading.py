@@ -8,12 +8,16 @@ import logging
 import os
 import sys
 import traceback
+from pathlib import Path
 from types import ModuleType
+from typing import Final
 
 from ..app import Queuecast
 from .exits import CommandError, Exit
 
 logger = logging.getLogger(__name__)
+
+OURS: Final = str(Path(__file__).parents[1])
 
 
 def load_app(target: str) -> Queuecast:
@@ -52,13 +56,18 @@ def _where(name: str) -> str:
 
 
 def _broken(name: str, error: BaseException) -> CommandError:
-    """Something the module does went wrong: say what and at which line of it, and keep the rest for `debug`."""
+    """Something the module does went wrong: say what and at which of its lines, and keep the rest for `debug`."""
     logger.debug("importing %s failed", name, exc_info=error)
     if isinstance(error, SyntaxError):
         return _refusal(f"importing {name} failed: {error}")
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    place = next((frame for frame in reversed(frames) if not _is_ours(frame.filename)), frames[-1])
     message = "".join(traceback.format_exception_only(error)).strip()
     return _refusal(f"importing {name} failed at {place.filename}, line {place.lineno}: {message}")
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith((OURS, "<frozen"))
 
 
 def _hint(module: ModuleType, attribute: str) -> str:

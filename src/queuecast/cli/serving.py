@@ -9,18 +9,23 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import TypeAlias
 
 from starlette.types import ASGIApp
 
 from ..app import Queuecast
+from ..brokers import make_broker
 from ..errors import ConfigurationError
 from ..gateway.server import serve
 from ..settings import Settings
 from .child import WorkerChild
+from .display import say
 from .exits import CommandError, Exit
 from .loading import load_app
 
 logger = logging.getLogger(__name__)
+
+Started: TypeAlias = Callable[[str], None]
 
 
 def app_of(target: str | None, settings: Settings, broker: str | None) -> Queuecast:
@@ -30,6 +35,8 @@ def app_of(target: str | None, settings: Settings, broker: str | None) -> Queuec
     where the program names none.
     """
     if settings.broker is not None:
+        # Here, so that a bad URL is not taken for a mistake of the program that is about to use it.
+        make_broker(settings.broker)
         os.environ["QUEUECAST_BROKER"] = settings.broker
     app = load_app(target) if target is not None else Queuecast()
     if broker is not None:
@@ -69,7 +76,7 @@ async def run(app: Queuecast, settings: Settings, worker: Sequence[str]) -> None
 
     Raises as `serve_gateway`, and `CommandError` when the worker cannot start.
     """
-    await _serve_with(WorkerChild(worker), app, app.gateway, settings)
+    await _serve_with(WorkerChild(worker), app, app.gateway, settings, lambda _: None)
 
 
 async def run_demo(app: Queuecast, settings: Settings, worker: Sequence[str]) -> None:
@@ -78,11 +85,12 @@ async def run_demo(app: Queuecast, settings: Settings, worker: Sequence[str]) ->
 
     child = WorkerChild(worker)
     page = make_app(app, child.kill, hosts=LOOPBACK if is_loopback(settings.host) else ["*"])
-    await _serve_with(child, app, page, settings)
+    await _serve_with(child, app, page, settings, lambda url: say(f"open {url} in a browser"))
 
 
-async def _serve_with(child: WorkerChild, app: Queuecast, face: ASGIApp, settings: Settings) -> None:
-    def started() -> None:
+async def _serve_with(child: WorkerChild, app: Queuecast, face: ASGIApp, settings: Settings, tell: Started) -> None:
+    def started(url: str) -> None:
+        tell(url)
         child.start(on_failure=lambda: signal.raise_signal(signal.SIGINT))
         _at_signals(child.stop, beside=True)
 
@@ -109,8 +117,8 @@ def _at_signals(stop: Callable[[], None], *, beside: bool) -> None:
         signal.signal(number, handler_beside(earlier if beside and callable(earlier) else None))
 
 
-async def serve_gateway(app: Queuecast, face: ASGIApp, settings: Settings, started: Callable[[], None]) -> None:
-    """Serve this face of the application until a signal says stop; `started` is called once it listens.
+async def serve_gateway(app: Queuecast, face: ASGIApp, settings: Settings, started: Started) -> None:
+    """Serve this face of the application until a signal says stop; `started` is told the URL once it listens.
 
     Raises `ConfigurationError` or `BrokerUnavailable` for the broker, `CommandError` for an address that is taken.
     """
@@ -121,8 +129,9 @@ async def serve_gateway(app: Queuecast, face: ASGIApp, settings: Settings, start
             await gateway.hub.drain(seconds)
 
     def on_start(port: int) -> None:
-        logger.info("listening on http://%s with %s", _address(settings.host, port), app.url)
-        started()
+        url = f"http://{_address(settings.host, port)}"
+        logger.info("listening on %s with %s", url, app.url)
+        started(url)
 
     async with app.running():
         try:

@@ -24,6 +24,9 @@ STOP_SECONDS: Final = STOP_GRACE + KILL_PATIENCE + 3.0
 """Seconds from the first signal to the end. After that the process exits with whatever still runs: a handler in a
 thread can refuse to end, and its task is then run again as that of a worker that was lost."""
 
+FLUSH_SECONDS: Final = 1.0
+"""Seconds for what was printed to be written, at an exit that waits for nobody. Then it is lost."""
+
 
 def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
     """In uvloop where there is one."""
@@ -91,7 +94,14 @@ def end_with(parent: int) -> None:
 
 def _exit(code: int) -> NoReturn:
     """Without waiting for threads, which the interpreter would do for ever."""
+    flushing = threading.Thread(target=_flush, daemon=True)
+    flushing.start()
+    # A thread that is left behind may hold the lock of a stream.
+    flushing.join(FLUSH_SECONDS)
+    os._exit(code)
+
+
+def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()
-    os._exit(code)

@@ -37,7 +37,7 @@ async def _line(session: Session, queue: Queue, counts: Any) -> dict[str, Any]:
     return {
         "name": queue.name,
         "handlers": sorted({*queue.handlers, *queue.announced}),
-        "counts": dict(counts.get(queue.name, {})),
+        "counts": {state: number for state, number in counts.get(queue.name, {}).items() if number},
         "oldest_ready_seconds": 0.0 if due is None else round(max(0.0, time.time() - due), 3),
     }
 

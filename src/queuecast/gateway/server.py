@@ -127,7 +127,8 @@ class StreamProtocol(HttpToolsProtocol):
         self.deadlines.clear(self)
         super().on_headers_complete()
         if self.cycle is not None and self.cycle.scope is self.scope:
-            self.scope["extensions"] = {TRANSPORT: Offer(self, self.cycle)}  # type: ignore[dict-item]
+            extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
+            extensions[TRANSPORT] = Offer(self, self.cycle)
 
     def on_message_complete(self) -> None:
         self.deadlines.clear(self)
@@ -137,10 +138,13 @@ class StreamProtocol(HttpToolsProtocol):
         """A deadline has passed."""
         if self.taken:
             self.transport.abort()
-        else:
-            if self.scope is not None and self._idle:
+        elif self._idle:
+            if self.scope is not None:
                 self.transport.write(_TIMEOUT_ANSWER)
             self.transport.close()
+        else:
+            # Half a head behind a request that is still being answered: perhaps we are the ones who do not read.
+            self.deadlines.set(self, HEAD_SECONDS)
 
     # A transport that was taken over
 

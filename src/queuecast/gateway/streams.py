@@ -7,6 +7,7 @@ ends; everywhere else the same bytes go through `await send(...)`, with the same
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
@@ -20,6 +21,8 @@ from ..hub.fanout import Fanout
 from ..hub.hub import Hub
 from ..hub.start import Start
 from ..hub.subscription import Sink, Subscription
+
+logger = logging.getLogger(__name__)
 
 TRANSPORT: Final = "queuecast.transport"
 """The ASGI extension by which a server offers its transport."""
@@ -91,31 +94,30 @@ class Streams:
 
         `unknown` answers for a task that nobody has heard of in a few seconds; without it the stream waits.
         """
-        refusal = "draining" if self.hub.draining else "full" if self.hub.full else ""
-        if refusal:
-            await self._refuse(send, refusal)
-            return
         wish = _Wish.of(scope)
         try:
-            fanout = await self.hub.fanout(queues, wish.named)
-            if fanout is None:
-                await self._refuse(send, "full")
-                return
-            start = await self.hub.begin(fanout, wish.asked, task)
+            fanout = await self._fanout(queues, wish)
+            start = await self.hub.begin(fanout, wish.asked, task=task, owner=owner)
             if task is not None and not start.known and unknown is not None:
-                if not await self.hub.appears(fanout, task):
+                if not await self.hub.appears(fanout, task, owner):
                     await unknown(scope, receive, send)
                     return
-                start = await self.hub.begin(fanout, wish.asked, task)
-        except BrokerError:
+                start = await self.hub.begin(fanout, wish.asked, task=task, owner=owner)
+        except _RefusedError as refused:
+            await self._refuse(send, refused.reason)
+        except BrokerError as error:
+            logger.warning("a stream cannot be opened: %s", error)
             await self._refuse(send, "broker")
-            return
-        if start.told:
-            await _respond(send, 204, b"")
-        elif scope["method"] == "HEAD":
-            await _respond(send, 200, b"")
         else:
             await _Answer(self.hub, fanout, start, task, owner).give(scope, receive, send)
+
+    async def _fanout(self, queues: Sequence[str], wish: _Wish) -> Fanout:
+        if self.hub.draining:
+            raise _RefusedError("draining")
+        fanout = None if self.hub.full else await self.hub.fanout(queues, wish.named)
+        if fanout is None:
+            raise _RefusedError("full")
+        return fanout
 
     async def _refuse(self, send: Send, reason: str) -> None:
         """With a status that a native EventSource survives: it comes back, later."""
@@ -123,8 +125,15 @@ class Streams:
         await _respond(send, 200, sse.retry(random.randint(*AWAY_RETRY_MS)))
 
 
+class _RefusedError(Exception):
+    """There is no room for this stream, now."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
 class _Answer(NamedTuple):
-    """One stream that is about to open."""
+    """What is known of a stream before its response begins."""
 
     hub: Hub
     fanout: Fanout
@@ -133,6 +142,14 @@ class _Answer(NamedTuple):
     owner: str | None
 
     async def give(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.start.told:
+            await _respond(send, 204, b"")
+        elif scope["method"] == "HEAD":
+            await _respond(send, 200, b"")
+        else:
+            await self._stream(scope, receive, send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         offer: TransportOffer | None = (scope.get("extensions") or {}).get(TRANSPORT)
         if offer is not None:
             offer.prepare()

@@ -1,9 +1,10 @@
 """The fan-out: one window and everyone who follows it.
 
-All live subscriptions stand on one line, an index of the window. A pass takes the line to the window's end: it
-writes the same joined bytes to each of them, in slices that let the event loop breathe. Events that come meanwhile
-pile up in the window and go out together in the next pass: batching without a timer. Who cannot take more leaves the
-line and catches up alone, piece by piece from the window, or from the log (`Replay`) once the window has moved on.
+Live subscriptions move along in cohorts. A pass takes one cohort after the other to the window's end, as it is then:
+the same joined bytes are written to each of its members, and then the event loop may do something else. Events that
+come meanwhile go out together when a cohort's turn comes: batching without a timer, and no client waits longer than
+one round. Who cannot take more leaves its cohort and catches up alone, piece by piece from the window, or from the
+log (`Replay`) once the window has moved on.
 
 A filtered subscription is found by its task or owner, so an event touches only those whom it concerns.
 """
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import chain, islice
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Final
 
 from ..brokers.base import Broker, Entry
 from ..cursor import Cursor
+from .cohort import MAX_MEMBERS, Cohort
 from .counters import Counters
 from .frame import Frame
 from .place import Place, parse_place
@@ -28,7 +31,7 @@ from .window import CHUNK_BYTES, Window
 logger = logging.getLogger(__name__)
 
 SLICE: Final = 256
-"""Writes before a pass lets the event loop do something else."""
+"""Writes to filtered subscriptions before the event loop may do something else."""
 
 
 class Fanout:
@@ -51,21 +54,18 @@ class Fanout:
         """Nothing feeds it any more."""
         self._on_leave = on_leave
         self._loop = asyncio.get_running_loop()
-        self._line = window.end
-        """Where the live ones are, or will be when the running pass has come by."""
         self._dispatched = window.end
-        """How far filtered ones have been served."""
-        self._everything: set[Subscription] = set()
+        """How far the filtered ones have been served."""
+        self._cohorts: deque[Cohort] = deque()
+        """In the order of their turns. The first is at the window's end only if all are."""
         self._by_task: dict[str, set[Subscription]] = {}
         self._by_owner: dict[str, set[Subscription]] = {}
-        self._early: list[Subscription] = []
-        """Those ahead of the line; they join it when a pass has brought it to them."""
-        self._pass: Iterator[None] | None = None
+        self._passing = False
         self._waiting: list[tuple[Place, asyncio.Future[None]]] = []
         self._awaited: dict[str, asyncio.Event] = {}
 
     def __repr__(self) -> str:
-        return f"<Fanout {self.window} line {self._line} with {len(self._everything)} live>"
+        return f"<Fanout {self.window} to {sum(len(cohort.subs) for cohort in self._cohorts)} and filtered>"
 
     # What comes from the log
 
@@ -82,96 +82,95 @@ class Fanout:
     def _moved(self) -> None:
         self._trim()
         self._tell_waiting()
-        if self._pass is None:
-            self._pass = self._run()
-            self._loop.call_soon(self._slice)
+        if not self._passing:
+            self._passing = True
+            self._loop.call_soon(self._pass)
 
     def _trim(self) -> None:
         surplus = self.window.surplus()
-        if not surplus:
-            return
-        if self.window.base + surplus > self._dispatched:
-            # The log grows faster than it is passed on: the tail waits for the pass, so nobody loses the line.
-            self._finish_pass()
-        self.window.drop(surplus)
+        if surplus:
+            # A log that grows faster than it is passed on waits here, so that nobody live falls behind the window.
+            while self._is_behind():
+                self._advance()
+            self.window.drop(surplus)
 
     # The pass
 
-    def _slice(self) -> None:
-        if self._pass is None:
-            return
+    def _pass(self) -> None:
+        """One slice of it; the next when the event loop has come round."""
         try:
-            next(self._pass)
-        except StopIteration:
-            self._pass = None
+            self._advance()
         except Exception:
-            logger.exception("a pass over the streams of %s failed; they are cut", ", ".join(self.window.queues))
-            self._pass = None
+            logger.exception("the streams of %s cannot be written to; they are cut", ", ".join(self.window.queues))
             self._cut_all()
-        else:
-            self._loop.call_soon(self._slice)
+        self._passing = self._is_behind()
+        if self._passing:
+            self._loop.call_soon(self._pass)
+
+    def _is_behind(self) -> bool:
+        end = self.window.end
+        return self._dispatched < end or (bool(self._cohorts) and self._cohorts[0].index < end)
+
+    def _advance(self) -> None:
+        self._dispatch()
+        self._broadcast()
 
     def _cut_all(self) -> None:
         """Where some may have missed what others got: they come back with the cursors of what they have."""
-        for sub in (*self._everything, *self._filtered()):
+        for sub in chain(*(tuple(cohort.subs) for cohort in self._cohorts), self._filtered()):
             sub.abort("failed")
-        self._line = self._dispatched = self.window.end
+        self._cohorts.clear()
+        self._dispatched = self.window.end
 
-    def _finish_pass(self) -> None:
-        for _ in self._pass or self._run():
-            pass
-        self._pass = None
+    def _broadcast(self) -> None:
+        """Take cohorts to the window's end: a full one, or some small ones, which then become one."""
+        end = self.window.end
+        written = 0
+        while self._cohorts and self._cohorts[0].index < end and written < MAX_MEMBERS:
+            cohort = self._cohorts[0]
+            start = cohort.index
+            chunk, stop = self.window.chunk(start, end)
+            written += len(cohort.subs)
+            self.counters.deliveries += len(cohort.subs) * (stop - start)
+            cohort.write(chunk, stop, self._loop.time())
+            if stop < end:
+                # A chunk at a time, so that transports can say that it is too much.
+                return
+            self._cohorts.popleft()
+            self._line_up(cohort)
 
-    def _run(self) -> Generator[None, None, None]:
-        while self._line < self.window.end:
-            start = self._line
-            chunk, self._line = self.window.chunk(start, self.window.end)
-            frames = self.window.frames(start, self._line)
-            yield from self._broadcast(chunk, start)
-            yield from self._dispatch(frames, start)
-            self._dispatched = self._line
-            self._welcome_early()
-            yield
+    def _line_up(self, cohort: Cohort) -> None:
+        """Its turn comes last."""
+        if self._cohorts and self._cohorts[-1].has_room_for(cohort):
+            self._cohorts[-1].take(cohort)
+        elif cohort.subs:
+            self._cohorts.append(cohort)
 
-    def _broadcast(self, chunk: bytes, start: int) -> Generator[None, None, None]:
-        """One write of the same bytes to each live one."""
-        stop = self._line
-        everyone = iter(tuple(self._everything))
-        while part := tuple(islice(everyone, SLICE)):
-            now = self._loop.time()
-            count = 0
-            for sub in part:
-                # One that has left, or has joined meanwhile, stands elsewhere.
-                if sub.index == start and sub.live:
-                    sub.index = stop
-                    sub.wrote_at = now
-                    sub.write(chunk)
-                    count += 1
-            self.counters.deliveries += count * (stop - start)
-            yield
-
-    def _dispatch(self, frames: list[Frame], start: int) -> Generator[None, None, None]:
+    def _dispatch(self) -> None:
         """Each frame to those whom it concerns."""
-        if not self._by_task and not self._by_owner and not self._awaited:
-            return
-        count = 0
+        end = self.window.end
+        if self._by_task or self._by_owner or self._awaited:
+            end = self._dispatch_some(self.window.frames(self._dispatched, end))
+        self._dispatched = end
+
+    def _dispatch_some(self, frames: list[Frame]) -> int:
         now = self._loop.time()
-        for index, frame in enumerate(frames, start):
+        count = 0
+        index = self._dispatched
+        for frame in frames:
+            index += 1
             for sub in self._concerned(frame):
-                if sub.live and sub.index <= index:
-                    sub.index = index + 1
+                if sub.live and sub.index < index:
+                    sub.index = index
                     sub.wrote_at = now
                     sub.write(frame.data)
                     count += 1
                     if frame.final and sub.task is not None:
                         sub.close("finished")
             if count >= SLICE:
-                self.counters.deliveries += count
-                self._dispatched = index + 1
-                yield
-                count = 0
-                now = self._loop.time()
+                break
         self.counters.deliveries += count
+        return index
 
     def _concerned(self, frame: Frame) -> Iterable[Subscription]:
         if frame.task is None:
@@ -185,11 +184,6 @@ class Fanout:
 
     def _filtered(self) -> tuple[Subscription, ...]:
         return tuple(chain.from_iterable(chain(self._by_task.values(), self._by_owner.values())))
-
-    def _welcome_early(self) -> None:
-        early, self._early = self._early, []
-        for sub in early:
-            self._step(sub)
 
     # One subscription's way
 
@@ -211,11 +205,7 @@ class Fanout:
 
     def pause(self, sub: Subscription) -> None:
         if sub.live:
-            if sub.filtered:
-                sub.index = max(sub.index, self._dispatched)
-            sub.live = False
-            sub.cursor = self.window.cursor(sub.index)
-            self._everything.discard(sub)
+            self._fall_behind(sub)
 
     def resume(self, sub: Subscription) -> None:
         if sub.replay is not None:
@@ -227,18 +217,26 @@ class Fanout:
         if sub.replay is not None:
             sub.replay.stop()
         if sub.live:
-            sub.cursor = self.cursor_of(sub)
-        sub.live = False
-        self._everything.discard(sub)
+            self._fall_behind(sub)
         _remove(self._by_task, sub.task, sub)
         _remove(self._by_owner, sub.owner, sub)
         self._on_leave(sub, reason)
 
     def cursor_of(self, sub: Subscription) -> str:
         """The SSE id of what has been written to it. For a filtered one: of all that did not concern it, too."""
-        if not sub.live:
-            return sub.cursor
-        return self.window.cursor(max(sub.index, self._dispatched) if sub.filtered else sub.index)
+        return self.window.cursor(self._index_of(sub)) if sub.live else sub.cursor
+
+    def _index_of(self, sub: Subscription) -> int:
+        """Of a live one."""
+        return sub.cohort.index if sub.cohort is not None else max(sub.index, self._dispatched)
+
+    def _fall_behind(self, sub: Subscription) -> None:
+        sub.index = self._index_of(sub)
+        sub.cursor = self.window.cursor(sub.index)
+        sub.live = False
+        if sub.cohort is not None:
+            sub.cohort.subs.discard(sub)
+            sub.cohort = None
 
     def _step(self, sub: Subscription) -> None:
         """One piece of what it missed; the next when the event loop has come round."""
@@ -247,46 +245,46 @@ class Fanout:
         if sub.index < self.window.base:
             self._replay(sub, parse_place(sub.cursor, self.window.queues), verified=False)
             return
-        if sub.index < self._line:
+        if sub.index < self.window.end:
             self._write_piece(sub)
-        if sub.index == self._line:
+        if sub.index == self.window.end:
             self._enlist(sub)
-        elif sub.index > self._line:
-            self._early.append(sub)
         else:
             self._loop.call_soon(self._step, sub)
 
     def _write_piece(self, sub: Subscription) -> None:
-        before = sub.index
+        start = sub.index
+        final = False
         if sub.filtered:
             piece, final = self._pick(sub)
         else:
-            piece, sub.index = self.window.chunk(before, self._line)
-            final = False
+            piece, sub.index = self.window.chunk(start, self.window.end)
+            self.counters.deliveries += sub.index - start
         sub.cursor = self.window.cursor(sub.index)
         if piece:
             sub.wrote_at = self._loop.time()
             sub.write(piece)
-            self.counters.deliveries += sub.index - before
         if final:
             sub.close("finished")
 
     def _pick(self, sub: Subscription) -> tuple[bytes, bool]:
-        """What of the window concerns it, about one chunk; whether that ends with its task's result."""
+        """What of the window concerns it, about one chunk; and whether that ends with its task's result."""
         pieces = []
         size = 0
-        for frame in self.window.frames(sub.index, self._line):
+        final = False
+        for frame in self.window.frames(sub.index, self.window.end):
             sub.index += 1
             if frame.concerns(sub.task, sub.owner):
                 pieces.append(frame.data)
                 size += len(frame.data)
-                if frame.final and sub.task is not None:
-                    return b"".join(pieces), True
-            if size >= CHUNK_BYTES:
+                final = frame.final and sub.task is not None
+            if final or size >= CHUNK_BYTES:
                 break
-        return b"".join(pieces), False
+        self.counters.deliveries += len(pieces)
+        return b"".join(pieces), final
 
     def _enlist(self, sub: Subscription) -> None:
+        """It has everything: from here on it is live."""
         if sub.closed or not sub.ready:
             return
         sub.live = True
@@ -295,7 +293,9 @@ class Fanout:
         elif sub.owner is not None:
             self._by_owner.setdefault(sub.owner, set()).add(sub)
         else:
-            self._everything.add(sub)
+            cohort = Cohort(sub.index, sub.wrote_at)
+            cohort.add(sub)
+            self._line_up(cohort)
 
     def _replay(self, sub: Subscription, place: Place, verified: bool) -> None:
         self.counters.replays += 1

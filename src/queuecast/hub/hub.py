@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 from .. import sse
 from ..brokers.base import Broker, Projected, Status
 from ..cursor import Cursor, beginning
+from ..errors import BrokerUnavailable
 from ..tail import Tail
 from .counters import Counters
 from .fanout import Fanout
@@ -29,6 +30,9 @@ MAX_SETS: Final = 100
 
 READERS: Final = 8
 """Streams that read old pages of logs at once. Others wait for their turn."""
+
+FILL_SECONDS: Final = 10.0
+"""Seconds in which a window has to be filled with its queue's backlog. Else the stream is refused for now."""
 
 UNKNOWN_TASK_SECONDS: Final = 5.0
 """Seconds in which an unknown task may appear. Then it is said to be unknown."""
@@ -60,6 +64,7 @@ class Hub:
         self.counters = Counters()
         self.draining = False
         self._broker = broker
+        self._projection = broker if isinstance(broker, Projected) else None
         self._tail = tail
         self._max_streams = max_streams
         self._max_age = max_age
@@ -88,22 +93,37 @@ class Hub:
         Begun at the first call: call it when a server starts, so that its clients find what they missed in memory.
         """
         key = tuple(sorted(set(queues))), named
-        async with self._opening:
-            if key not in self._followed:
-                self._let_go_of_unused()
-                if _is_several(key) and sum(map(_is_several, self._followed)) >= MAX_SETS:
-                    return None
-                self._followed[key] = await self._follow(*key)
-            return self._followed[key].fanout
+        followed = self._followed.get(key)
+        if followed is None:
+            async with self._opening:
+                followed = self._followed.get(key) or await self._follow(key)
+        return followed.fanout if followed is not None else None
 
-    async def _follow(self, queues: tuple[str, ...], named: bool) -> _Followed:
+    async def _follow(self, key: _Key) -> _Followed | None:
+        self._let_go_of_unused()
+        if _is_several(key) and sum(map(_is_several, self._followed)) >= MAX_SETS:
+            return None
+        queues, named = key
         tails = [await self._tail(queue) for queue in queues]
         window = Window({tail.queue: tail.at for tail in tails}, named)
         fanout = Fanout(window, self._broker, self.counters, self._gate, self._left)
-        feeds = [tail.listen(_Feed(fanout, tail.queue)) for tail in tails]
-        # A tail begins with a backlog: what was in the log before has to be in the window before anybody joins.
-        await fanout.reached({queue: await self._end(queue) for queue in queues})
-        return _Followed(fanout, feeds)
+        followed = _Followed(fanout, [tail.listen(_Feed(fanout, tail.queue)) for tail in tails])
+        try:
+            await self._fill(fanout)
+        except BaseException:
+            followed.stop()
+            raise
+        self._followed[key] = followed
+        return followed
+
+    async def _fill(self, fanout: Fanout) -> None:
+        """A tail begins with a backlog: what was in the log before has to be in the window before anybody joins."""
+        queues = fanout.window.queues
+        try:
+            async with asyncio.timeout(FILL_SECONDS):
+                await fanout.reached({queue: await self._end(queue) for queue in queues})
+        except TimeoutError as error:
+            raise BrokerUnavailable(f"nothing can be read from the log of {', '.join(queues)}") from error
 
     async def _end(self, queue: str) -> Cursor:
         bounds = await self._broker.bounds(queue)
@@ -117,26 +137,27 @@ class Hub:
                 followed.stop()
                 del self._followed[key]
 
-    async def begin(self, fanout: Fanout, asked: str, task: str | None = None) -> Start:
+    async def begin(self, fanout: Fanout, asked: str, *, task: str | None = None, owner: str | None = None) -> Start:
         """Where a stream of this fan-out starts that asks for this cursor (or `first`, `last`, or nothing).
 
-        Raises `BrokerError`.
+        A task that is not the owner's is unknown. Raises `BrokerError`.
         """
         if task is None:
             return await start_of_queues(fanout, asked)
         origin = dict(fanout.window.at)
-        return await start_of_task(fanout, await self._status(fanout, task), origin, asked)
+        return await start_of_task(fanout, await self._status(fanout, task, owner), origin, asked)
 
-    async def appears(self, fanout: Fanout, task: str) -> bool:
+    async def appears(self, fanout: Fanout, task: str, owner: str | None = None) -> bool:
         """Whether the task is known, now or in a few seconds: who was told its id may be faster than the log."""
         with suppress(TimeoutError):
             async with asyncio.timeout(UNKNOWN_TASK_SECONDS):
                 await fanout.appearance(task)
-        return await self._status(fanout, task) is not None
+        return await self._status(fanout, task, owner) is not None
 
-    async def _status(self, fanout: Fanout, task: str) -> Status | None:
+    async def _status(self, fanout: Fanout, task: str, owner: str | None) -> Status | None:
         [queue] = fanout.window.queues
-        return await self._broker.status(queue, task) if isinstance(self._broker, Projected) else None
+        status = await self._projection.status(queue, task) if self._projection is not None else None
+        return status if status is None or owner in {None, status.owner} else None
 
     def open(
         self, fanout: Fanout, start: Start, sink: Sink, *, task: str | None = None, owner: str | None = None

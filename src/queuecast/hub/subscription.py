@@ -9,6 +9,7 @@ from .. import sse
 from .frame import drain_frame
 
 if TYPE_CHECKING:
+    from .cohort import Cohort
     from .fanout import Fanout
     from .replay import Replay
 
@@ -40,6 +41,7 @@ class Subscription:
     __slots__ = (
         "backlog",
         "closed",
+        "cohort",
         "cursor",
         "fanout",
         "index",
@@ -69,6 +71,7 @@ class Subscription:
         self.live = False
         self.ready = True
         self.closed = False
+        self.cohort: Cohort | None = None
         self.replay: Replay | None = None
         self.told = ""
         """The last cursor told by an id-only block."""
@@ -128,6 +131,11 @@ class Subscription:
         return True
 
     # What the wheel asks
+
+    def silent_for(self, now: float) -> float:
+        """Seconds in which nothing was written."""
+        wrote_at = self.wrote_at if self.cohort is None else max(self.wrote_at, self.cohort.wrote_at)
+        return now - wrote_at
 
     def stalled_for(self, now: float) -> float:
         """Seconds in which nothing that waits has gone out."""

@@ -71,5 +71,5 @@ def visit(sub: Subscription, now: float) -> None:
         sub.abort("stalled")
     elif now >= sub.until:
         sub.send_away("age", AWAY_RETRY_MS)
-    elif not sub.backlog and now - sub.wrote_at >= KEEPALIVE_SECONDS - VISIT_SECONDS / 2:
+    elif not sub.backlog and sub.silent_for(now) >= KEEPALIVE_SECONDS - VISIT_SECONDS / 2:
         sub.keep_alive(now)

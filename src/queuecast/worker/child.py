@@ -113,11 +113,14 @@ class Link:
             raise TaskCancelled("this run was asked to stop")
 
     def _listen(self) -> None:
-        with self._socket.makefile("rb") as stream:
-            while head := stream.read(4):
-                self.jobs.put(self._decode(stream.read(int.from_bytes(head, "big"))))
-        # The worker is gone: its task will be run again elsewhere, so this run must not go on.
-        os._exit(1)
+        try:
+            with self._socket.makefile("rb") as stream:
+                while head := stream.read(4):
+                    self.jobs.put(self._decode(stream.read(int.from_bytes(head, "big"))))
+        finally:
+            # The worker is gone (with a reset, where it was killed before it had read everything): its task will be
+            # run again elsewhere, so this run must not go on.
+            os._exit(1)
 
 
 class Child:

@@ -37,7 +37,7 @@ class Children:
 
     @asynccontextmanager
     async def lease(self, handler: Handler[Any, Any, Any]) -> AsyncIterator[Child]:
-        child = self._from_idle() or await Child.start()
+        child = await self._from_idle() or await Child.start()
         try:
             yield child
         finally:
@@ -50,11 +50,12 @@ class Children:
         while self._idle:
             await self._idle.pop().kill()
 
-    def _from_idle(self) -> Child | None:
+    async def _from_idle(self) -> Child | None:
         while self._idle:
             child = self._idle.pop()
             if child.alive:
                 return child
+            await child.kill()
         return None
 
 

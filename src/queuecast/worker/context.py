@@ -22,7 +22,7 @@ MAX_NOTE_CHARS: Final = 500
 """Characters of a progress note; the rest is cut."""
 
 MAX_UNCONFIRMED: Final = 100
-"""Writes of a run on their way to the log. A handler that yields more waits until one of them is durable."""
+"""Events of a run on their way to the log. A handler that yields more waits until one of them is durable."""
 
 REWRITE_SECONDS: Final = 1.0
 """Seconds before what the log did not take is handed to it again."""
@@ -46,6 +46,7 @@ class RunContext(Context):
         self._timer: asyncio.TimerHandle | None = None
         self._on_their_way: deque[tuple[asyncio.Future[None], tuple[Event, ...]]] = deque()
         self._kept: list[Event] = []
+        self._unconfirmed = 0
         self._rewrite: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
         self._last_words: list[Event] = []
@@ -87,6 +88,7 @@ class RunContext(Context):
 
     def write(self, *events: Event) -> None:
         """Hand events of this run to the log; they are durable before its delivery is settled."""
+        self._unconfirmed += len(events)
         if self._kept:
             # Nothing overtakes what was not taken: the fold would refuse it for the gap.
             self._kept.extend(events)
@@ -141,7 +143,7 @@ class RunContext(Context):
     # What is on its way
 
     def _is_full(self) -> bool:
-        return len(self._on_their_way) + len(self._kept) >= MAX_UNCONFIRMED
+        return self._unconfirmed >= MAX_UNCONFIRMED
 
     def _make_room(self) -> None:
         if self._room is not None and not self._room.done():
@@ -161,11 +163,12 @@ class RunContext(Context):
                 if not self._closed:
                     self._rewrite = self._loop.call_later(REWRITE_SECONDS, self._write_again)
                 return
-            self._on_their_way.popleft()
+            self._unconfirmed -= len(self._on_their_way.popleft()[1])
         self._make_room()
 
     def _write_again(self) -> None:
         kept, self._kept = self._kept, []
+        self._unconfirmed -= len(kept)
         self.write(*kept)
 
 

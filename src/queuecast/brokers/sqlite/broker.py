@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import sqlite3
 import time
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from ...codec import encode_event, encode_task
 from ...errors import BrokerError, BrokerUnavailable, ConfigurationError
@@ -21,7 +22,6 @@ from . import reads
 from .database import new_token, translated
 from .deliveries import Holdings, LocalConsumer
 from .desk import answer
-from .duties import LEASE_SECONDS
 from .operations import Append, Declare, Operation, Post, Settle, Submission, Submit
 from .peers import decode
 from .place import Place
@@ -30,6 +30,7 @@ from .writer import Outcome, Writer
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Query: TypeAlias = Callable[Concatenate[sqlite3.Connection, P], T]
 
 FRESH_PAGE: Final = Page(100, 250_000)
 """Read in the event loop itself after a wake-up: this was just written, so no disk is waited for, and a thread would
@@ -45,7 +46,7 @@ class SQLiteBroker(Broker):
     """`sqlite:///work.db`. Implements `Projected`: its own tables are the projection.
 
     With `sync="normal"` no commit waits for the disk: a power cut may undo what was acknowledged last, a kill undoes
-    nothing. `lease` is seconds, see `duties.LEASE_SECONDS`.
+    nothing.
     """
 
     def __init__(
@@ -55,7 +56,6 @@ class SQLiteBroker(Broker):
         *,
         path: str,
         sync: str = "full",
-        lease: float = LEASE_SECONDS,
     ) -> None:
         if sync not in ("full", "normal"):
             raise ConfigurationError(f"{url!r}: sync is full or normal, not {sync!r}")
@@ -63,7 +63,6 @@ class SQLiteBroker(Broker):
         self.retention = retention
         self._place = Place(path)
         self._syncs = sync == "full"
-        self._lease = lease
         self._unusable = "the broker is not open"
         """Why nothing can be asked of it; "" while it is open."""
         self._writer: Writer
@@ -83,7 +82,8 @@ class SQLiteBroker(Broker):
         if not self._unusable:
             return
         self._place.prepare()
-        self._writer = Writer(self._place, self.retention, self._syncs, new_token(), self._lease, self._told)
+        self._numbers.clear()
+        self._writer = Writer(self._place, self.retention, new_token(), syncs=self._syncs, tell=self._told)
         self._near, self._far = await self._writer.open()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="queuecast sqlite reader")
         asyncio.get_running_loop().add_reader(self._writer.peers.inbox, self._heard)
@@ -167,7 +167,7 @@ class SQLiteBroker(Broker):
         limit: int = 100,
     ) -> list[Status]:
         number = await self._number(queue)
-        return await self._fetch(reads.statuses, number, queue, state, owner, before, limit)
+        return await self._fetch(reads.statuses, number, queue, state=state, owner=owner, before=before, limit=limit)
 
     async def counts(self) -> Mapping[str, Mapping[State, int]]:
         return await self._fetch(reads.counts)
@@ -195,18 +195,18 @@ class SQLiteBroker(Broker):
             self._numbers[queue] = await self._hand(Declare(queue))
         return self._numbers[queue]
 
-    def _look(self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _look(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Read in the event loop: for what is small and was just written or is always at hand."""
         self._check()
-        return _translating(query, self._near, *args, **kwargs)
+        with _translating():
+            return query(self._near, *args, **kwargs)
 
-    async def _fetch(
-        self, query: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def _fetch(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Read in the thread for it: may wait for the disk."""
         self._check()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reader, lambda: _translating(query, self._far, *args, **kwargs))
+        with _translating():
+            read = functools.partial(query, self._far, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(self._reader, read)
 
     def _told(self, outcome: Outcome) -> None:
         """What the writer did."""
@@ -272,10 +272,9 @@ def _submission(task: Task) -> Submission:
     return Submission(task, encode_task(task), event, encode_event(event))
 
 
-def _translating(
-    query: Callable[Concatenate[sqlite3.Connection, P], T], db: sqlite3.Connection, *args: P.args, **kwargs: P.kwargs
-) -> T:
+@contextlib.contextmanager
+def _translating() -> Iterator[None]:
     try:
-        return query(db, *args, **kwargs)
+        yield
     except sqlite3.Error as error:
         raise translated(error) from error

@@ -76,7 +76,8 @@ class SQLiteDelivery(Delivery):
         return self._settle(self.task.not_before or self.task.submitted_at, self.attempt, events)
 
     def _settle(self, due: float | None, attempt: int, events: tuple[Event, ...]) -> Awaitable[None]:
-        settled = self._hand(Settle(self.claim, events, due, attempt, self.consumer, frees=self.counts))
+        settle = Settle(self.claim, events, due=due, attempt=attempt, consumer=self.consumer, frees=self.counts)
+        settled = self._hand(settle)
         self.counts = False
         return settled
 
@@ -97,7 +98,7 @@ class Holdings:
         return {consumer.line for consumer in self._consumers}
 
     def enter(self, consumer: LocalConsumer, concurrency: int) -> None:
-        self._hand(Want(consumer, concurrency))
+        self._hand(Want(consumer, concurrency)).add_done_callback(_seen)
         self._consumers.add(consumer)
 
     def leave(self, consumer: LocalConsumer) -> list[Awaitable[None]]:

@@ -19,13 +19,13 @@ TICKS_PER_LEASE: Final = 4
 class Duties:
     """Leases are measured by the machine's monotonic clock, so that nobody who sets its time can end one."""
 
-    def __init__(self, token: str, lease: float, alive: Callable[[str], bool]) -> None:
+    def __init__(self, token: str, alive: Callable[[str], bool]) -> None:
         self.holds = False
         """This process has consumers, and so a lease."""
         self.lost_peer = False
         """A process is gone, perhaps before it could wake anyone."""
         self._token = token
-        self._lease = lease
+        self._lease = LEASE_SECONDS
         self._alive = alive
         self._tick_at = 0.0
         self._expire_at = 0.0

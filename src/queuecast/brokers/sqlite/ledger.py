@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -148,7 +148,10 @@ class Ledger:
 
     def _load_line(self, name: str) -> Line | None:
         found = self.db.execute(_LOAD_LINE, (name,)).fetchone()
-        return Line(*found[:7], dict(zip(STATES, found[7:], strict=True))) if found else None
+        if found is None:
+            return None
+        no, name, identity, head, trimmed, size, oldest, *counts = found
+        return Line(no, name, identity, head, trimmed, size, oldest, dict(zip(STATES, counts, strict=True)))
 
     def _add_line(self, name: str) -> Line:
         identity = new_token()
@@ -160,7 +163,7 @@ class Ledger:
         for name, ids in wanted.items():
             line = self.line(name)
             for found in self.db.execute(_LOAD_ROWS, (line.no, msgspec.json.encode(list(ids)).decode())):
-                row = _row(line, *found)
+                row = _row(line, found)
                 self._rows[name, row.id] = row
 
     def row(self, name: str, id: str) -> Row | None:
@@ -355,10 +358,8 @@ class Ledger:
         return cursor_at(line.identity, row.last, found[0]) if found else beginning(line.identity, line.trimmed)
 
 
-def _row(
-    line: Line, pos: int, id: str, state: State, attempt: int, run: str | None, seq: int, earlier: str | None,
-    alone: int, losses: int, next_attempt: int, due: float | None, claim: str | None, expires: float | None, last: int,
-) -> Row:  # fmt: skip
+def _row(line: Line, found: tuple[Any, ...]) -> Row:
+    pos, id, state, attempt, run, seq, earlier, alone, losses, next_attempt, due, claim, expires, last = found
     runs = tuple(earlier.split(" ")) if earlier else ()
     record = Record(state, attempt, run, seq, runs, bool(alone), losses)
     return Row(line, pos, id, record, next_attempt, due, claim, expires, last)

@@ -115,7 +115,7 @@ class Settle(Report):
     """A delivery's last events; a task that they do not end is delivered again at `due` (None: at once)."""
 
     def __init__(
-        self, claim: Claim, events: Sequence[Event], due: float | None, attempt: int, consumer: Consumer, frees: bool
+        self, claim: Claim, events: Sequence[Event], *, due: float | None, attempt: int, consumer: Consumer, frees: bool
     ) -> None:
         super().__init__(claim.queue, events)
         self.claim = claim
@@ -150,9 +150,11 @@ class Consumer:
 
 
 class Want(Operation):
-    """Room for so many more deliveries."""
+    """Room for so many more deliveries. Wanted until it is heard, however long that takes."""
 
     durable = False
+    lasting = True
+    patience = inf
 
     def __init__(self, consumer: Consumer, room: int) -> None:
         self.consumer = consumer
@@ -167,6 +169,8 @@ class Leave(Operation):
     """No more deliveries; nobody waits for this queue's next due task on the consumer's behalf any more."""
 
     durable = False
+    lasting = True
+    patience = inf
 
     def __init__(self, consumer: Consumer) -> None:
         self.consumer = consumer

@@ -131,7 +131,7 @@ class Peers:
         for fd in (self.inbox, self._bell, self._clapper, *self._tokens):
             if fd >= 0:
                 os.close(fd)
-        self.inbox = -1
+        self.inbox = self._bell = self._clapper = -1
         self._tokens.clear()
         self._fds.clear()
 

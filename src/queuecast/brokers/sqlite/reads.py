@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ...codec import decode_event, decode_task
 from ...cursor import beginning, cursor_at
 from ...errors import ResetRequired
 from ...task import STATES, State, Task
 from ..base import CONTROL, Bounds, Entry, Status, snapshot_of
-from .database import OFFSET_BITS, offset_of, position
+from .database import ENDED_BADLY, OFFSET_BITS, offset_of, position
 
+# CROSS JOIN keeps SQLite from beginning with the queue, which would need sorting.
 _STATUS: Final = (
     "SELECT task.id, task.name, state, attempt, owner, pos, last, identity, trimmed, "
     f"(SELECT event.body FROM event WHERE event.pos = task.queue << {OFFSET_BITS} | last) "
-    "FROM task JOIN queue ON no = task.queue WHERE task.queue = ?"
+    "FROM task {index} CROSS JOIN queue ON no = task.queue WHERE "
 )
 
 
@@ -65,36 +66,42 @@ def bounds(db: sqlite3.Connection, queue: int) -> Bounds:
 
 
 def status(db: sqlite3.Connection, queue: int, name: str, id: str) -> Status | None:
-    found = db.execute(f"{_STATUS} AND task.id = ?", (queue, id)).fetchone()
-    return _status(name, *found) if found else None
+    found = db.execute(_STATUS.format(index="") + "task.queue = ? AND task.id = ?", (queue, id)).fetchone()
+    return _status(name, found) if found else None
 
 
 def statuses(
     db: sqlite3.Connection,
     queue: int,
     name: str,
+    *,
     state: State | None,
     owner: str | None,
     before: str | None,
     limit: int,
 ) -> list[Status]:
     """Newest first. A search ends when it has found as many as there are in this state."""
-    wanted: list[str] = []
-    parameters: list[object] = [queue]
+    index, conditions = "", ["pos > ?", "pos < ?"]
+    parameters: list[object] = [position(queue, 0), _position_of(db, queue, before)]
     if state is not None:
         limit = min(limit, counts(db)[name][state])
-        wanted.append(f"AND state = '{state}'")
+        conditions.append(f"state = '{state}'")
+        if state in {"failed", "cancelled"}:
+            index = "INDEXED BY task_ended_badly"
+            conditions.append(ENDED_BADLY)
     if owner is not None:
-        wanted.append("AND owner = ?")
+        conditions.append("owner = ?")
         parameters.append(owner)
-    if before is not None:
-        wanted.append("AND pos < (SELECT pos FROM task WHERE queue = ? AND id = ?)")
-        parameters += [queue, before]
-    else:
-        wanted.append("AND pos < ?")
-        parameters.append(position(queue + 1, 0))
-    sql = f"{_STATUS} {' '.join(wanted)} AND pos > ? ORDER BY pos DESC LIMIT ?"
-    return [_status(name, *row) for row in db.execute(sql, (*parameters, position(queue, 0), limit))]
+    sql = f"{_STATUS.format(index=index)} {' AND '.join(conditions)} ORDER BY pos DESC LIMIT ?"
+    return [_status(name, row) for row in db.execute(sql, (*parameters, limit))]
+
+
+def _position_of(db: sqlite3.Connection, queue: int, id: str | None) -> int:
+    """Where a page of a list that ended at this task goes on: before all where it is unknown, as it is the oldest."""
+    if id is None:
+        return position(queue + 1, 0)
+    found = db.execute("SELECT pos FROM task WHERE queue = ? AND id = ?", (queue, id)).fetchone()
+    return int(found[0]) if found else 0
 
 
 def counts(db: sqlite3.Connection) -> Mapping[str, Mapping[State, int]]:
@@ -112,10 +119,8 @@ def load(db: sqlite3.Connection, queue: int, id: str) -> Task | None:
     return decode_task(found[0]) if found else None
 
 
-def _status(
-    queue: str, id: str, name: str, state: State, attempt: int, owner: str | None, pos: int, last: int,
-    identity: str, trimmed: int, body: bytes | None,
-) -> Status:  # fmt: skip
+def _status(queue: str, found: tuple[Any, ...]) -> Status:
+    id, name, state, attempt, owner, pos, last, identity, trimmed, body = found
     progress = result = error = None
     if body is not None:
         progress, result, error = snapshot_of(decode_event(body))

@@ -70,12 +70,13 @@ class _Batch:
 class Writer:
     """Runs from `open` to `close`. `tell` is called in the event loop with each outcome, in order.
 
-    `lease` is seconds, see `duties.LEASE_SECONDS`.
+    `token` names this process's broker among its peers, `syncs` is told in `Store`.
     """
 
     def __init__(
-        self, place: Place, retention: Retention, syncs: bool, token: str, lease: float, tell: Callable[[Outcome], None]
+        self, place: Place, retention: Retention, token: str, *, syncs: bool, tell: Callable[[Outcome], None]
     ) -> None:
+        self._store = Store(place, token, syncs=syncs)
         self.peers = Peers(place.folder, token)
         self._place = place
         self._retention = retention
@@ -83,8 +84,7 @@ class Writer:
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self.desk = Desk(self._loop, self.peers.ring)
-        self._store = Store(place, token, syncs=syncs)
-        self._duties = Duties(token, lease, self.peers.alive)
+        self._duties = Duties(token, self.peers.alive)
         self._demand = Demand()
         self._claims = 0
         self._kept: list[Operation] = []

@@ -1,0 +1,188 @@
+"""Processes of queuecast on one database: started, killed and started again, and never left behind."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+SECONDS = 60
+"""A failure bound: what a process has not said or done by then it will not."""
+
+HEIRS_SECONDS = 10
+"""A failure bound: how long what a process has started may outlive it."""
+
+TESTS = Path(__file__).parents[1]
+
+PORTS = range(20_000, 30_000)
+"""Below those that systems give to outgoing connections, one of which could otherwise take a dead gateway's port."""
+
+APPLICATION = "system.workload:qc"
+
+
+class Lines:
+    """What a process says on one of its pipes, line by line; the pipe ends when all its heirs are gone, too."""
+
+    def __init__(self, pipe):
+        self.all = []
+        self._news = threading.Condition()
+        self._ended = False
+        self._thread = threading.Thread(target=self._read, args=[pipe], daemon=True)
+        self._thread.start()
+
+    def wait_for(self, words):
+        """The first line that contains these words."""
+        with self._news:
+            self._news.wait_for(lambda: self._ended or self._find(words), SECONDS)
+            found = self._find(words)
+        assert found, f"nobody said {words!r}, but:\n{self}"
+        return found
+
+    def ends(self):
+        """Whether nobody is left who could say anything."""
+        self._thread.join(HEIRS_SECONDS)
+        return not self._thread.is_alive()
+
+    def __str__(self):
+        return "\n".join(self.all)
+
+    def _find(self, words):
+        return next((line for line in self.all if words in line), None)
+
+    def _read(self, pipe):
+        with pipe:
+            for line in pipe:
+                with self._news:
+                    self.all.append(line.rstrip("\n"))
+                    self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+
+class Process:
+    """One process. `ready` is what it says once it is."""
+
+    def __init__(self, name, arguments, ready, environment):
+        self.name = name
+        self._ready = ready
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            cwd=TESTS,
+            env=environment,
+        )
+        self.out = Lines(self._popen.stdout)
+        self.err = Lines(self._popen.stderr)
+
+    def __repr__(self):
+        return f"<{self.name} {self.pid}>"
+
+    @property
+    def pid(self):
+        return self._popen.pid
+
+    def ready(self):
+        self.err.wait_for(self._ready)
+        return self
+
+    def signal(self, number):
+        self._popen.send_signal(number)
+
+    def wait(self):
+        """Its exit code, once it has ended."""
+        return self._popen.wait(SECONDS)
+
+    def kill(self):
+        """As the out-of-memory killer does it."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def stop(self):
+        """As a supervisor does it; the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def child(self, word):
+        """The process id of its one child with this word in the command line."""
+        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+        children = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
+        [pid] = [int(pid) for pid, parent, args in children if int(parent) == self.pid and word in args]
+        return pid
+
+    def end(self):
+        """However it is; everything that it started must end with it."""
+        if self._popen.poll() is None:
+            self._popen.kill()
+        self._popen.wait(SECONDS)
+
+    def heirs_end(self):
+        return self.out.ends() and self.err.ends()
+
+
+class Machine:
+    """One database, and all processes that share it."""
+
+    def __init__(self, folder, database=None):
+        self.folder = folder
+        self.database = database or folder / "work.db"
+        self.witness = folder / "witness"
+        self._processes = []
+
+    @property
+    def broker(self):
+        return f"sqlite:///{self.database}"
+
+    def gateway(self, port, *, application=APPLICATION):
+        named = [application] if application else []
+        return self.start("gateway", "queuecast", "gateway", *named, "--port", port, ready="listening on")
+
+    def worker(self, *, concurrency=4, application=APPLICATION):
+        return self.start("worker", "queuecast", "worker", application, "--concurrency", concurrency, ready="is ready")
+
+    def demo(self, port):
+        arguments = ("demo", "--port", port, "--folder", self.folder)
+        return self.start("demo", "queuecast", *arguments, ready="listening on")
+
+    def start(self, name, *arguments, ready=""):
+        """`python -m ARGUMENTS`, with the environment of this machine and nothing of who runs the tests."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("QUEUECAST_")}
+        own = {"QUEUECAST_BROKER": self.broker, "WITNESS": str(self.witness), "PYTHONUNBUFFERED": "1"}
+        process = Process(name, arguments, ready, inherited | own)
+        self._processes.append(process)
+        return process
+
+    def witnessed(self):
+        """What the handlers themselves say: (task id, attempt) of each time one was begun."""
+        if not self.witness.exists():
+            return []
+        return [(id, int(attempt)) for id, attempt in map(str.split, self.witness.read_text().splitlines())]
+
+    def clean_up(self):
+        """End everything. What it said is shown if the test has failed."""
+        for process in self._processes:
+            process.end()
+        survived = [process for process in self._processes if not process.heirs_end()]
+        for process in self._processes:
+            print(f"--- {process}\n{process.err}")
+        assert not survived, f"what these had started was left behind: {survived}"
+
+
+def free_port():
+    """A port that nobody listens on, so that a gateway can have it again and again."""
+    for port in random.sample(PORTS, 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")

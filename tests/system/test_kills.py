@@ -1,0 +1,90 @@
+"""kill -9 of the gateway, of the worker and of both, again and again, under a steady submission of every kind."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+
+import pytest
+
+from .client import Gateways, Work, request, unread
+from .load import SOAK_SECONDS, Load
+from .processes import free_port
+from .verdict import pronounce
+
+BURSTS = (
+    [["gateway"]],
+    [["worker"]],
+    [["gateway"], ["gateway", "worker"]],
+    [["worker"], ["gateway"]],
+    [["gateway", "worker"], ["worker"]],
+)
+"""What is killed at one moment; a burst's second kill comes while the first one is being recovered from."""
+
+MANY_EVENTS = 60
+
+
+class Halves:
+    """A gateway and a worker that come and go; clients know only whether there is a gateway."""
+
+    def __init__(self, machine):
+        self.gateways = Gateways()
+        self.port = free_port()
+        self.kills = Counter()
+        self._machine = machine
+        self._halves = {}
+
+    async def start(self, *names):
+        for name in names:
+            start = {"gateway": lambda: self._machine.gateway(self.port), "worker": self._machine.worker}[name]
+            self._halves[name] = start()
+        if "gateway" in names:
+            await asyncio.to_thread(self._halves["gateway"].ready)
+            self.gateways.up(self.port)
+
+    def kill(self, *names):
+        for name in names:
+            self._halves[name].kill()
+            self.kills[name] += 1
+        if "gateway" in names:
+            self.gateways.down(self.port)
+
+
+@pytest.mark.bound(120 + 2 * SOAK_SECONDS)
+async def test_nothing_is_lost_or_told_twice_while_gateway_and_worker_are_killed(machine):
+    halves = Halves(machine)
+    await halves.start("gateway", "worker")
+    load = Load(halves.gateways)
+    enough = time.monotonic() + SOAK_SECONDS
+    async with load.running():
+        while True:
+            for burst in BURSTS:
+                for victims in burst:
+                    await load.goes_on(random.randrange(MANY_EVENTS))
+                    halves.kill(*victims)
+                    await halves.start(*victims)
+                # A task that was run alone when its worker was killed five times would be buried, and rightly so.
+                await load.has_ended_what_was_accepted()
+            if time.monotonic() >= enough:
+                break
+    assert all(reader.connections == 1 + halves.kills["gateway"] for reader in load.readers)
+    await pronounce(machine, load, halves.port, kills=halves.kills["worker"])
+
+
+@pytest.mark.bound(60)
+async def test_a_submission_whose_answer_was_lost_is_sent_again_and_shows_one_task(machine):
+    halves = Halves(machine)
+    await halves.start("gateway", "worker")
+    load = Load(halves.gateways)
+    work = Work("reports", "awaited", 7)
+    submission = ("POST", "/queues/reports/tasks", work.body)
+    async with load.reading() as [reader, *_]:
+        async with unread(halves.port, *submission, idempotency_key='"seven"'):
+            await reader.until(lambda: reader.events)
+            halves.kill("gateway")
+        await halves.start("gateway")
+        again = await request(halves.port, *submission, idempotency_key='"seven"')
+        assert (again.status, again.headers["idempotent-replayed"]) == (202, "true")
+        load.submitter.accepted[again.body["id"]] = work
+    assert {event["id"] for event in reader.events} == {again.body["id"]}
+    await pronounce(machine, load, halves.port, kills=0)

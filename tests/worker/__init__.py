@@ -1,0 +1,1 @@
+"""Tests of the worker; `handlers` is the module that its child processes import."""
