@@ -22,12 +22,14 @@ class Context(ABC):
         """Whether this run should stop: the task was cancelled, timed out or was handed to another worker.
 
         An async handler is cancelled and a process is killed; a handler in a thread must look here (or report
-        progress or yield, which raise `TaskCancelled` then), because a thread cannot be stopped from outside.
+        progress, which raises `TaskCancelled` then, or yield, where its generator is closed), because a thread
+        cannot be stopped from outside.
         """
 
     @abstractmethod
     def progress(self, current: float, total: float | None = None, note: str = "") -> None:
         """Show how far the task is, in units of your own. A plain call in every kind of handler.
 
-        Costs little: what is reported faster than it can be written is skipped, the latest wins.
+        Costs little: what is reported faster than it can be written is skipped, the latest wins. Raises `TypeError`
+        or `ValueError` for what is no finite number.
         """

@@ -531,9 +531,11 @@ class Settling(Suite):
     async def test_a_task_released_before_it_ran_leaves_no_event(self, connect):
         broker = await connect()
         await broker.submit([task := new_task()])
-        async with consuming(broker) as deliveries:
-            await (await anext(deliveries)).release()
-            again = await anext(deliveries)
+        async with consuming(broker, concurrency=1) as deliveries:
+            delivery = await anext(deliveries)
+            async with meanwhile(anext(deliveries)) as [waiting]:
+                await delivery.release()
+                again = await waiting
             assert (again.task, again.attempt, again.suspect) == (task, 1, False)
         assert story(await log_of(broker)) == ["queued"]
 

@@ -26,12 +26,20 @@ def path(tmp_path) -> Path:
 
 
 @pytest.fixture
-def open_broker(path, cleanup):
-    async def open_broker(retention: Retention = Retention()) -> SQLiteBroker:  # noqa: B008 - immutable
+def open_at(cleanup):
+    async def open_at(path: Path, retention: Retention) -> SQLiteBroker:
         broker = SQLiteBroker(f"sqlite:///{path}", retention, path=str(path))
         await broker.open()
         cleanup.push_async_callback(broker.close)
         return broker
+
+    return open_at
+
+
+@pytest.fixture
+def open_broker(path, open_at):
+    async def open_broker(retention: Retention = Retention()) -> SQLiteBroker:  # noqa: B008 - immutable
+        return await open_at(path, retention)
 
     return open_broker
 
@@ -41,6 +49,13 @@ class TestSQLite(BrokerContract):
     def backend(self, path, monkeypatch):
         monkeypatch.setattr(duties, "LEASE_SECONDS", LEASE)
         return Backend(f"sqlite:///{path}", f"{__package__}.sqlite_child:with_short_lease")
+
+    @pytest.fixture
+    def open_fresh(self, path, open_at):
+        async def open_fresh(retention):
+            return await open_at(path.with_name("fresh.db"), retention)
+
+        return open_fresh
 
 
 class TestOpening:
@@ -213,7 +228,7 @@ class TestWriting:
 
 
 class Failing:
-    """A connection whose next COMMIT fails, after it has landed or before; so does `then`, the opening after it."""
+    """A connection whose next COMMIT fails as if the disk did, after it has landed or before, as `lands` says."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db

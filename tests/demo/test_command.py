@@ -79,7 +79,7 @@ def test_a_killed_workers_tasks_run_again_in_sight(demo, page):  # noqa: F811
     section.locator("[name=text]").fill(TEXT)
     section.locator("form button").click()
     card = section.locator(".task")
-    card.get_by_text("piece-20").wait_for()
+    card.locator(".outputs", has_text="piece-20 ").wait_for()
     page.get_by_role("button", name="Kill the worker").click()
     card.locator(".state", has_text="run 2").wait_for()
     page.reload()

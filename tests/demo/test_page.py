@@ -66,7 +66,7 @@ def test_a_result_is_downloaded(demo):
 
 def test_a_reload_in_the_middle_of_a_stream_loses_and_repeats_nothing(demo):
     card = submit(demo, "stream", text=TEXT, pause=0.03)
-    card.get_by_text("piece-9").wait_for()
+    card.locator(".outputs", has_text="piece-9 ").wait_for()
     demo.reload()
     reaches(card, "succeeded")
     card.locator(".outputs", has_text="piece-0 ").wait_for()

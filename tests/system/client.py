@@ -108,8 +108,8 @@ class Work:
 
     @property
     def body(self):
-        args = {"number": self.number, **({"gate": self.gate} if self.gate else {})}
-        return {"name": self.name, "args": args}
+        gate = {"gate": self.gate} if self.gate else {}
+        return {"name": self.name, "args": {"number": self.number, **gate}, "retries": self.attempts - 1}
 
     @property
     def attempts(self):

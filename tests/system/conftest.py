@@ -2,7 +2,9 @@
 
 import pytest
 
-from .processes import Machine
+pytest.register_assert_rewrite("system.verdict", "system.client", "system.processes")
+
+from .processes import Machine  # noqa: E402 - its assertions are to say what they saw
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "0"))
 LANES = 8
 """How many submit at once."""
 
-IN_THE_AIR = 40
+IN_THE_AIR = 30
 """Tasks that have been accepted and not ended, over which no more are submitted."""
 
 

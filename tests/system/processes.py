@@ -33,13 +33,11 @@ class Lines:
         self._thread = threading.Thread(target=self._read, args=[pipe], daemon=True)
         self._thread.start()
 
-    def wait_for(self, words):
-        """The first line that contains these words."""
+    def wait_for(self, words, after=0):
+        """Until a line contains these words that comes after so many others."""
         with self._news:
-            self._news.wait_for(lambda: self._ended or self._find(words), SECONDS)
-            found = self._find(words)
-        assert found, f"nobody said {words!r}, but:\n{self}"
-        return found
+            self._news.wait_for(lambda: self._ended or self._said(words, after), SECONDS)
+        assert self._said(words, after), f"nobody said {words!r}, but:\n{self}"
 
     def ends(self):
         """Whether nobody is left who could say anything."""
@@ -49,8 +47,8 @@ class Lines:
     def __str__(self):
         return "\n".join(self.all)
 
-    def _find(self, words):
-        return next((line for line in self.all if words in line), None)
+    def _said(self, words, after):
+        return any(words in line for line in self.all[after:])
 
     def _read(self, pipe):
         with pipe:
@@ -144,7 +142,7 @@ class Machine:
         named = [application] if application else []
         return self.start("gateway", "queuecast", "gateway", *named, "--port", port, ready="listening on")
 
-    def worker(self, *, concurrency=4, application=APPLICATION):
+    def worker(self, *, concurrency=3, application=APPLICATION):
         return self.start("worker", "queuecast", "worker", application, "--concurrency", concurrency, ready="is ready")
 
     def demo(self, port):

@@ -12,11 +12,14 @@ import pytest
 from working import story, until, working
 
 from queuecast import Queuecast, TaskCancelled, TaskFailed
-from queuecast.brokers.base import MAX_LONE_LOSSES
 from queuecast.event import Progress
+from queuecast.worker import run
 from queuecast.worker.trail import Trail
 
 from . import handlers
+
+LOSSES = 2
+"""Deaths alone after which a task is buried here; each takes a new process."""
 
 pytestmark = pytest.mark.bound(60)
 
@@ -195,6 +198,10 @@ class TestStopping(OnOneBackend):
 
 
 class TestDying:
+    @pytest.fixture(autouse=True)
+    def buried_soon(self, monkeypatch):
+        monkeypatch.setattr(run, "MAX_LONE_LOSSES", LOSSES)
+
     @pytest.mark.parametrize(("how", "words"), [("exit", "exit code 9"), ("signal", "signal SIGSEGV")])
     async def test_a_task_that_kills_its_process_is_buried_and_its_neighbour_untouched(
         self, processes, tmp_path, how, words
@@ -211,9 +218,9 @@ class TestDying:
         assert type == "worker-lost"
         assert words in message
         # The first time nobody knows that it was alone in its process.
-        assert len(deaths.read_text().splitlines()) == MAX_LONE_LOSSES + 1
+        assert len(deaths.read_text().splitlines()) == LOSSES + 1
         events = [event async for event in ref.events() if event.type == "task" and event.task.state == "running"]
-        assert [event.task.alone for event in events] == [False] + [True] * MAX_LONE_LOSSES
+        assert [event.task.alone for event in events] == [False] + [True] * LOSSES
         assert {event.attempt for event in events} == {1}
 
     async def test_its_end_is_noticed_though_what_it_started_lives_on(self, processes, tmp_path):
@@ -236,15 +243,15 @@ class TestDying:
         await lose_a_run(processes, alone=False)
         async with working(processes):
             assert (await failure_of(ref))[0] == "worker-lost"
-        assert (await story(ref)).count("running") == 1 + MAX_LONE_LOSSES
+        assert (await story(ref)).count("running") == 1 + LOSSES
 
     async def test_losses_under_other_workers_count_too(self, processes, tmp_path):
         ref = await handlers.suspicious.submit(str(tmp_path / "nowhere"))
-        for _ in range(MAX_LONE_LOSSES - 1):
+        for _ in range(LOSSES - 1):
             await lose_a_run(processes, alone=True)
         async with working(processes):
             assert (await failure_of(ref))[0] == "worker-lost"
-        assert (await story(ref)).count("running") == MAX_LONE_LOSSES
+        assert (await story(ref)).count("running") == LOSSES
 
     async def test_a_suspect_that_no_other_process_can_find_runs_here(self, url, cleanup):
         app = Queuecast(url)

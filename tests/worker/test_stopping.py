@@ -115,13 +115,13 @@ class TestCancelling:
         """The request may arrive at any moment, also while the result is being settled."""
 
         @queue.task
-        async def suicidal(ctx: Context) -> str:
-            await suicidal.ref(ctx.id).cancel()
+        async def impatient(ctx: Context) -> str:
+            await impatient.ref(ctx.id).cancel()
             return "done"
 
         async with working(app):
             for _ in range(20):
-                ref = await suicidal.submit()
+                ref = await impatient.submit()
                 assert (await story(ref))[-1] in ("succeeded", "cancelled")
 
     async def test_a_handler_is_stopped_in_the_step_in_which_it_returns(self, app, queue):

@@ -126,7 +126,8 @@ class Worker:
         async with aclosing(deliveries):
             async for delivery in deliveries:
                 if self._stopping:
-                    await delivery.release()
+                    with suppress(BrokerError):
+                        await delivery.release()
                     await self._settled.wait()
                     return
                 self._begin(Run(self, delivery))

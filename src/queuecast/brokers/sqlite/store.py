@@ -22,7 +22,7 @@ CHECKPOINT_PAGES: Final = 4_000
 
 
 class Store:
-    """Belongs to one thread. Everything but `peek` needs the turn."""
+    """Belongs to one thread. Everything but `peek` and `tidy` needs the turn."""
 
     def __init__(self, place: Place, token: str, *, syncs: bool) -> None:
         """Where it never `syncs`, a power cut may undo every commit since the last checkpoint; a kill undoes none."""
@@ -52,17 +52,19 @@ class Store:
             result, pages = work(db)
             marker = self._mark(db, pages) if db.total_changes != changes else ""
             self._commit(db, marker)
-        except sqlite3.Error as error:
-            self._roll_back()
-            raise translated(error) from error
         except BaseException as error:
             self._roll_back()
-            if isinstance(error, StorageFull):
+            refusal = translated(error) if isinstance(error, sqlite3.Error) else error
+            if isinstance(refusal, StorageFull):
                 self.checkpoint()
-            raise
-        if self._pages > CHECKPOINT_PAGES:
-            self.checkpoint()
+            raise refusal from (None if refusal is error else error)
         return result
+
+    def tidy(self) -> None:
+        """A checkpoint when it is time for one; after the last transaction was answered, as it takes a while."""
+        if self._pages > CHECKPOINT_PAGES:
+            with self.turn:
+                self.checkpoint()
 
     def peek(self, sql: str, parameters: tuple[object, ...]) -> Any:
         """One value, read outside of any transaction. Raises `BrokerUnavailable`."""

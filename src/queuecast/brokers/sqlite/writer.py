@@ -181,7 +181,7 @@ class Writer:
                 due = self._store.peek(NEXT_DUE, (queue,))
                 self._demand.due[queue] = inf if due is None else due
         except BrokerError as error:
-            self._failed([], error)
+            self._failed(self._kept, error)
             return False
         return bool(self._demand.overdue(time.time()))
 
@@ -201,6 +201,7 @@ class Writer:
             self._failed(taken, error)
         else:
             self._committed(batch)
+            self._store.tidy()
         self.desk.done()
 
     def _make(
