@@ -133,7 +133,9 @@ class Processes(Suite):
         await child.kill()
         async with asyncio.timeout(backend.lost_within), consuming(broker) as deliveries:
             again = await anext(deliveries)
-            assert (again.task, again.attempt, again.suspect) == (task, 1, begun)
+            assert (again.task, again.attempt) == (task, 1)
+            # Where nothing of a run is durable, only some backends know that somebody died holding the task.
+            assert again.suspect or not begun
             await finish(again)
         runs = ["running", "running"] if begun else ["running"]
         assert story(await shown(broker)) == ["queued", *runs, "succeeded"]

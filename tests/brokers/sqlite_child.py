@@ -41,6 +41,11 @@ async def outlast(broker: Broker) -> None:
         print("acked", delivery.task.id)
 
 
+async def untouched(broker: Broker) -> None:
+    """Hold one task of which nothing is told, until killed."""
+    await child.hold(broker, "untouched")
+
+
 async def die(broker: Broker, moment: str, number: str) -> None:
     """Work, and be killed just before or just after the commit of this number."""
     commit, left = Store._commit, int(number)
@@ -73,7 +78,8 @@ async def main(url: str, verb: str, *arguments: str) -> None:
     broker = with_short_lease(url)
     await broker.open()
     await broker.declare(QUEUE)
-    await {"both": both, "outlast": outlast, "die": die, "storm": storm}[verb](broker, *arguments)
+    verbs = {"both": both, "outlast": outlast, "untouched": untouched, "die": die, "storm": storm}
+    await verbs[verb](broker, *arguments)
     await broker.close()
 
 

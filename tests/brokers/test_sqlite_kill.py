@@ -171,6 +171,19 @@ async def test_a_result_that_comes_after_the_lease_doubles_nothing(connect, star
     assert log[-1].result == "too late", "the first result ends the task, whoever wrote it"
 
 
+async def test_who_dies_before_anything_of_its_run_is_durable_leaves_a_suspect(connect, start):
+    """A handler can kill its process within the time that a commit takes."""
+    child = await start("untouched")
+    broker = await connect()
+    await broker.submit([task := new_task()])
+    assert await child.told() == ["holds", task.id]
+    await child.kill()
+    async with consuming(broker) as deliveries:
+        again = await anext(deliveries)
+        assert (again.attempt, again.suspect, again.losses) == (1, True, 0)
+        await finish(again)
+
+
 async def test_a_stopped_process_that_nobody_replaced_goes_on(connect, start, path):
     """Its lease lapses and its task is offered to everyone; as no one takes it, it holds it again."""
     child = await start("outlast")

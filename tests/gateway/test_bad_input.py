@@ -306,6 +306,15 @@ async def test_the_same_key_of_two_owners_is_two_tasks():
         assert len({task.json["id"] for task in tasks}) == 2
 
 
+async def test_a_page_of_another_site_changes_nothing(qc):
+    async with qc.running():
+        task = (await post(qc.gateway, SUBMIT, GOOD, {"sec-fetch-site": "same-origin"})).json
+        for path in (SUBMIT, f"{SUBMIT}/{task['id']}/cancel", f"{SUBMIT}/{task['id']}/requeue"):
+            answer = await post(qc.gateway, path, GOOD, {"sec-fetch-site": "cross-site"})
+            assert (answer.status, answer.json["type"]) == (403, "urn:queuecast:problem:cross-site")
+        assert (await get(qc.gateway, f"{SUBMIT}/{task['id']}")).json["state"] == "queued"
+
+
 def test_the_table_is_json_where_it_claims_to_be():
     for payload, *_ in BAD_BODIES.values():
         assert isinstance(payload, bytes) or json.dumps(payload)

@@ -6,21 +6,25 @@ import random
 import pytest
 
 from queuecast.cursor import parse_cursor
+from queuecast.hub import fanout as fanout_module
+from queuecast.hub import replay as replay_module
 from queuecast.hub import window as window_module
 from queuecast.sse import Parser
 
 from .making import Hesitant, World, members_of_a_cohort
 
-EVENTS = 3_000
+EVENTS = 2_000
 CLIENTS = 12
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("frames", [50, 10_000])
+@pytest.mark.parametrize(("frames", "chunk"), [(50, 600), (10_000, 65_536)])
 @pytest.mark.parametrize("owner", [None, "ann"])
-async def test_no_gap_and_no_repeat(monkeypatch, seed, frames, owner):
+async def test_no_gap_and_no_repeat(monkeypatch, seed, frames, chunk, owner):
     monkeypatch.setattr(window_module, "MAX_FRAMES", frames)
     monkeypatch.setattr(window_module, "SLACK_FRAMES", 10)
+    for module in (window_module, fanout_module, replay_module):
+        monkeypatch.setattr(module, "CHUNK_BYTES", chunk)
     members_of_a_cohort(monkeypatch, 3)
     chance = random.Random(seed)
     async with World(backlog=20) as world:

@@ -1,5 +1,7 @@
 """Live delivery: who gets what, when it is joined, who is skipped."""
 
+from queuecast.cursor import parse_cursor
+from queuecast.hub import replay as replay_module
 from queuecast.hub import window as window_module
 from queuecast.sse import Parser
 
@@ -235,3 +237,32 @@ async def test_a_replay_whose_broker_fails_ends_the_stream_with_its_cursor():
         again = await world.follow(asked=client.cursor)
         await world.caught_up(again)
         assert again.events == await world.log()
+
+
+async def test_who_is_sent_away_in_the_middle_of_a_replay_is_told_how_far_it_came(monkeypatch):
+    monkeypatch.setattr(replay_module, "CHUNK_BYTES", 1_000)
+    async with World(backlog=0) as world:
+        run = await world.run()
+        await run.progress(100)
+        await world.follow()
+        client = await world.follow(asked="first")
+        await until(lambda: len(client.written) == 5)
+        client.freeze()
+        await world.hub.drain(0)
+        assert client.messages[-1].event == "drain"
+        shown, last = client.events[:-1], client.cursor
+        assert 0 < len(shown) < 100
+        assert shown == (await world.log())[: parse_cursor(last).offset]
+
+
+async def test_a_cohort_that_is_far_behind_is_brought_on_piece_by_piece(monkeypatch):
+    monkeypatch.setattr(window_module, "CHUNK_BYTES", 500)
+    members_of_a_cohort(monkeypatch, 2)
+    async with World() as world:
+        run = await world.run()
+        clients = [await world.follow() for _ in range(7)]
+        await run.progress(50)
+        await world.settled()
+        assert all(client.events == clients[0].events for client in clients)
+        assert len(clients[0].events) == 50
+        assert max(len(piece) for piece in clients[0].written) < 1_000

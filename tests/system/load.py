@@ -11,7 +11,7 @@ SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "0"))
 """How long the tests that kill go on; otherwise each kind of kill comes once."""
 
 LANES = 8
-"""How many submit at once."""
+"""How many submit at once, unless told otherwise."""
 
 IN_THE_AIR = 30
 """Tasks that have been accepted and not ended, over which no more are submitted."""
@@ -24,10 +24,10 @@ class Load:
         self.submitter = Submitter(gateways)
 
     @asynccontextmanager
-    async def running(self):
+    async def running(self, lanes=LANES):
         """Submit and read meanwhile; when the block is over, all that was accepted comes to its end."""
         async with self.reading(), asyncio.TaskGroup() as group:
-            for _ in range(LANES):
+            for _ in range(lanes):
                 group.create_task(self.submitter.submit_steadily(self._room))
             yield
             self.submitter.stop()

@@ -31,7 +31,7 @@ async def test_a_gateway_that_drains_sends_its_streams_to_another_one(machine):
     first, second = machine.gateway(leaving), machine.gateway(staying)
     await asyncio.gather(*(asyncio.to_thread(gateway.ready) for gateway in (first, second)))
     gateways.up(leaving)
-    async with load.running():
+    async with load.running(lanes=1):
         for reader in load.readers:
             await reader.until(lambda reader=reader: reader.events)
         gateways.up(staying)

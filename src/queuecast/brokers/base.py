@@ -95,7 +95,10 @@ class Delivery(ABC):
     attempt: int
     """Counts tries from 1. A retry raises it, a lost worker does not."""
     suspect: bool
-    """An earlier run of this task began and never ended: its worker may have died of it, so run it alone."""
+    """An earlier run of this task began and never ended: its worker may have died of it, so run it alone.
+
+    True also where the backend knows that its holder died before anything of the run was durable.
+    """
     losses: int
     """How many of its runs died alone; see MAX_LONE_LOSSES."""
 
@@ -105,7 +108,7 @@ class Delivery(ABC):
 
     @abstractmethod
     def ack(self, *events: Event) -> Awaitable[None]:
-        """The task has ended; the last event is its result."""
+        """The task has ended; the last event is its result. One that the fold refuses ends nothing: delivered again."""
 
     @abstractmethod
     def retry(self, delay: float, *events: Event) -> Awaitable[None]:

@@ -333,7 +333,8 @@ class MemoryDelivery(Delivery):
         if job.holder is self:
             job.holder = None
             job.attempt = attempt or job.attempt
-            job.due = None if job.record.final else due
+            # A result that the fold refused ended nothing, so the task is delivered again rather than stuck.
+            job.due = None if job.record.final else now if due is None else due
             if self.task.expires_at is not None and self.task.expires_at <= now:
                 self._broker._expire(self._queue, job)
         self._held.discard(self)

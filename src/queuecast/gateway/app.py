@@ -18,7 +18,7 @@ from ..cursor import MAX_STREAM_QUEUES
 from ..hub.hub import Hub
 from ..queue import Queue
 from . import tasks
-from .auth import owner_shown, principal_of
+from .auth import owner_shown, principal_of, refuse_cross_site
 from .catalog import Catalog
 from .meters import Meters
 from .ops import livez, metrics, overview, readyz
@@ -130,6 +130,8 @@ class Gateway:
 
         async def respond(request: Request) -> Response:
             opened = await self.opened()
+            if request.method == "POST":
+                refuse_cross_site(request)
             principal = await principal_of(self._app, request)
             queue = opened.catalog.queue(request.path_params["queue"])
             return await endpoint(request, opened, queue, principal)

@@ -246,9 +246,13 @@ class Ledger:
         self.expires_next = min(at, self.expires_next)
 
     def claim(self, queue: int, room: int, claim: str) -> list[Claimed]:
-        """Up to `room` tasks that are due, in the order in which they became so. After `flush`."""
+        """Up to `room` tasks that are due, in the order in which they became so. After `flush`.
+
+        A claim is still there only where its holder died or stood still, and the task may be why, even when nothing
+        of its run has reached the log.
+        """
         found = self.db.execute(
-            "SELECT pos, body, next_attempt, state = 'running', losses + (state = 'running' AND alone) FROM task "
+            "SELECT pos, body, next_attempt, state = 'running' OR claim IS NOT NULL, losses + (state = 'running' AND alone) FROM task "
             "WHERE queue = ? AND due <= ? AND (expires IS NULL OR expires > ?) ORDER BY due, pos LIMIT ?",
             (queue, self.now, self.now, room),
         ).fetchall()

@@ -1,0 +1,188 @@
+"""The demo in a real browser: what a visitor sees while gateway and worker are killed behind the page's back."""
+
+import asyncio
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from browser import chromium, page  # noqa: F401 - fixtures
+
+from queuecast.demo import samples
+from queuecast.demo.folder import FOLDER
+
+from .checker import by_task, flaws_of_stream, flaws_of_task
+from .client import whole_log
+from .processes import free_port
+
+pytestmark = pytest.mark.browser
+
+MILLISECONDS = 60_000
+"""A failure bound: what a page waits for longer will not happen."""
+
+QUEUES = ("words", "thumbs", "exports", "stream", "mail")
+
+WORDS = " ".join(f"word-{number}" for number in range(60))
+
+ROWS = 60_000
+PICTURES = 4
+
+RECORDER = """
+    window.streams = [];
+    window.EventSource = class extends EventSource {
+        constructor(url) {
+            super(url);
+            const record = { opened: 0, resets: [], events: [] };
+            window.streams.push(record);
+            this.addEventListener("open", () => (record.opened += 1));
+            this.addEventListener("reset", ({ data }) => record.resets.push(data));
+            this.addEventListener("message", ({ data }) => record.events.push(JSON.parse(data)));
+        }
+    };
+"""
+"""Keeps what each EventSource brings, before the page has seen it."""
+
+
+class Demo:
+    """`queuecast demo`, and a page that is open on it all the time."""
+
+    def __init__(self, machine, page):  # noqa: F811
+        self.page = page
+        self.port = free_port()
+        self._machine = machine
+        self._process = None
+
+    def start(self):
+        self._process = self._machine.demo(self.port).ready()
+
+    def open(self):
+        self.page.add_init_script(RECORDER)
+        self.page.goto(f"http://127.0.0.1:{self.port}")
+        self.is_live()
+
+    def is_live(self):
+        self.page.locator("#connection[data-state=live]").wait_for()
+
+    def start_one_of_each(self):
+        """The ids of the tasks, by queue."""
+        self.page.locator("[data-queue=words] [name=path]").fill(str(samples.library() / "asyncio"))
+        self.page.locator("[data-queue=stream] [name=text]").fill(WORDS)
+        self.page.locator("[data-queue=mail] [name=down_for]").fill("1")
+        self.page.wait_for_function("[...document.forms].every((form) => form.checkValidity())")
+        self.page.get_by_role("button", name="Run one of each").click()
+        return {queue: self.page.locator(f"[data-queue={queue}] .task").get_attribute("data-id") for queue in QUEUES}
+
+    def card(self, id):
+        return self.page.locator(f".task[data-id='{id}']")
+
+    def is_in_the_middle(self, ids):
+        """Until some of the stream's words are there."""
+        self.card(ids["stream"]).get_by_text("word-5").wait_for()
+
+    def kill_worker(self):
+        os.kill(self._process.child("worker"), signal.SIGKILL)
+
+    def kill_gateway(self):
+        """Its worker cannot live without it."""
+        self._process.kill()
+
+    @contextmanager
+    def gone(self):
+        """The page notices that nobody is there any more, and afterwards that somebody is."""
+        yield
+        self.page.locator("#connection[data-state=connecting]").wait_for()
+        self.start()
+        self.is_live()
+
+    def shows_each_result_once(self, ids):
+        for id in ids.values():
+            self.page.locator(f".task[data-id='{id}'][data-state=succeeded]").wait_for()
+        assert self.page.locator(".task").count() == len(ids)
+        assert "different, in" in self.card(ids["words"]).locator(".result").inner_text()
+        assert f"{ROWS:,} of {ROWS:,} rows" in self.card(ids["exports"]).locator(".result").inner_text()
+        assert "delivered to ann@example.org" in self.card(ids["mail"]).locator(".result").inner_text()
+        # After a reload these two are fetched once more from their tasks' own streams.
+        self.card(ids["stream"]).locator(".outputs", has_text="word-0 ").wait_for()
+        assert self.card(ids["stream"]).locator(".outputs").text_content() == f"{WORDS} "
+        self.card(ids["thumbs"]).locator(".outputs img").nth(PICTURES - 1).wait_for()
+        assert self.card(ids["thumbs"]).locator(".outputs img").count() == PICTURES
+
+    def streams(self):
+        return self.page.evaluate("window.streams")
+
+    def log(self):
+        """All events, read anew by a client that is no browser."""
+
+        async def read():
+            return [event for queue in QUEUES for event in (await whole_log(self.port, queue)).events]
+
+        # Playwright has an event loop in this thread.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, read()).result()
+
+
+@pytest.fixture
+def demo(machine, page, monkeypatch):  # noqa: F811
+    monkeypatch.setenv(FOLDER, str(machine.folder))
+    monkeypatch.setattr(samples, "ROWS", ROWS)
+    monkeypatch.setattr(samples, "PICTURES", PICTURES)
+    samples.prepare()
+    page.set_default_timeout(MILLISECONDS)
+    demo = Demo(machine, page)
+    demo.start()
+    demo.open()
+    return demo
+
+
+def check(demo, ids, *, connections):
+    """One EventSource has seen the whole log over so many connections, without being told to start anew."""
+    demo.shows_each_result_once(ids)
+    log = demo.log()
+    told = by_task(log)
+    assert told.keys() == set(ids.values())
+    assert {id: flaws_of_task(events) for id, events in told.items()} == dict.fromkeys(told, [])
+    [stream] = demo.streams()
+    assert flaws_of_stream(stream["events"], log) == []
+    assert (stream["opened"], stream["resets"]) == (connections, [])
+
+
+def test_every_queue_works_on_real_files(demo):
+    ids = demo.start_one_of_each()
+    check(demo, ids, connections=1)
+
+
+def test_a_reload_in_the_middle_loses_nothing(demo):
+    ids = demo.start_one_of_each()
+    demo.is_in_the_middle(ids)
+    [before] = demo.streams()
+    demo.page.reload()
+    demo.shows_each_result_once(ids)
+    log = demo.log()
+    assert flaws_of_stream(before["events"], log, whole=False) == []
+    [after] = demo.streams()
+    assert flaws_of_stream(after["events"], log, whole=False) == []
+    assert after["events"][-1] in log[-1:] or after["events"][-1]["type"] == "result"
+    assert before["resets"] == after["resets"] == []
+
+
+def test_the_button_kills_the_worker_and_its_tasks_run_again(demo):
+    ids = demo.start_one_of_each()
+    demo.is_in_the_middle(ids)
+    demo.page.get_by_role("button", name="Kill the worker").click()
+    demo.card(ids["stream"]).get_by_text("run 2").wait_for()
+    check(demo, ids, connections=1)
+
+
+@pytest.mark.parametrize("victims", ["worker", "gateway", "both"])
+def test_an_open_page_ends_with_every_result_once_after_a_kill_of_the(victims, demo):
+    ids = demo.start_one_of_each()
+    demo.is_in_the_middle(ids)
+    if victims == "worker":
+        demo.kill_worker()
+    else:
+        with demo.gone():
+            if victims == "both":
+                demo.kill_worker()
+            demo.kill_gateway()
+    check(demo, ids, connections=1 if victims == "worker" else 2)
