@@ -50,8 +50,8 @@ def _streams(folder: Path, tasks: int, path, *flags: str) -> Iterator[Server]:
 
 
 def sqlite_tasks(folder: Path, tasks: int) -> dict[str, float]:
-    """Submit `tasks` no-op async tasks to a SQLite file with FULL sync, then run them with their full event trail in one
-    worker process, while a gateway process follows the log.
+    """Submit `tasks` no-op async tasks to a SQLite file with FULL sync, then run them with their full event trail in
+    one worker process, while a gateway process follows the log.
 
     Returns seconds under "submit_s" (in bulk, through Python) and "run_s" (first start to last result).
     """

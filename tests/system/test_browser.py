@@ -18,7 +18,7 @@ from .processes import free_port
 
 pytestmark = pytest.mark.browser
 
-MILLISECONDS = 60_000
+MILLISECONDS = 12_000
 """A failure bound: what a page waits for longer will not happen."""
 
 QUEUES = ("words", "thumbs", "exports", "stream", "mail")
@@ -26,7 +26,7 @@ QUEUES = ("words", "thumbs", "exports", "stream", "mail")
 WORDS = " ".join(f"word-{number}" for number in range(60))
 
 ROWS = 60_000
-PICTURES = 4
+WIDTH, HEIGHT = 320, 200
 
 RECORDER = """
     window.streams = [];
@@ -105,8 +105,8 @@ class Demo:
         # After a reload these two are fetched once more from their tasks' own streams.
         self.card(ids["stream"]).locator(".outputs", has_text="word-0 ").wait_for()
         assert self.card(ids["stream"]).locator(".outputs").text_content() == f"{WORDS} "
-        self.card(ids["thumbs"]).locator(".outputs img").nth(PICTURES - 1).wait_for()
-        assert self.card(ids["thumbs"]).locator(".outputs img").count() == PICTURES
+        self.card(ids["thumbs"]).locator(".outputs img").nth(samples.PICTURES - 1).wait_for()
+        assert self.card(ids["thumbs"]).locator(".outputs img").count() == samples.PICTURES
 
     def streams(self):
         return self.page.evaluate("window.streams")
@@ -126,7 +126,8 @@ class Demo:
 def demo(machine, page, monkeypatch):  # noqa: F811
     monkeypatch.setenv(FOLDER, str(machine.folder))
     monkeypatch.setattr(samples, "ROWS", ROWS)
-    monkeypatch.setattr(samples, "PICTURES", PICTURES)
+    monkeypatch.setattr(samples, "WIDTH", WIDTH)
+    monkeypatch.setattr(samples, "HEIGHT", HEIGHT)
     samples.prepare()
     page.set_default_timeout(MILLISECONDS)
     demo = Demo(machine, page)
@@ -141,7 +142,7 @@ def check(demo, ids, *, connections):
     log = demo.log()
     told = by_task(log)
     assert told.keys() == set(ids.values())
-    assert {id: flaws_of_task(events) for id, events in told.items()} == dict.fromkeys(told, [])
+    assert {id: flaws_of_task(events) for id, events in told.items()} == {id: [] for id in told}
     [stream] = demo.streams()
     assert flaws_of_stream(stream["events"], log) == []
     assert (stream["opened"], stream["resets"]) == (connections, [])

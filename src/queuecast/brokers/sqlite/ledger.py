@@ -252,7 +252,8 @@ class Ledger:
         of its run has reached the log.
         """
         found = self.db.execute(
-            "SELECT pos, body, next_attempt, state = 'running' OR claim IS NOT NULL, losses + (state = 'running' AND alone) FROM task "
+            "SELECT pos, body, next_attempt, state = 'running' OR claim IS NOT NULL, "
+            "losses + (state = 'running' AND alone) FROM task "
             "WHERE queue = ? AND due <= ? AND (expires IS NULL OR expires > ?) ORDER BY due, pos LIMIT ?",
             (queue, self.now, self.now, room),
         ).fetchall()
