@@ -98,11 +98,7 @@ class Fanout:
 
     def _pass(self) -> None:
         """One slice of it; the next when the event loop has come round."""
-        try:
-            self._advance()
-        except Exception:
-            logger.exception("the streams of %s cannot be written to; they are cut", ", ".join(self.window.queues))
-            self._cut_all()
+        self._advance()
         self._passing = self._is_behind()
         if self._passing:
             self._loop.call_soon(self._pass)
@@ -112,8 +108,12 @@ class Fanout:
         return self._dispatched < end or (bool(self._cohorts) and self._cohorts[0].index < end)
 
     def _advance(self) -> None:
-        self._dispatch()
-        self._broadcast()
+        try:
+            self._dispatch()
+            self._broadcast()
+        except Exception:
+            logger.exception("the streams of %s cannot be written to; they are cut", ", ".join(self.window.queues))
+            self._cut_all()
 
     def _cut_all(self) -> None:
         """Where some may have missed what others got: they come back with the cursors of what they have."""
