@@ -158,7 +158,7 @@ class Signature:
             model = self._decode(body)
         except msgspec.ValidationError as error:
             raise invalid("the arguments do not fit the handler", error, under="/args") from error
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput("the arguments are not JSON", [Flaw("/args", str(error))]) from error
         return {name: getattr(model, name) for name in self._names}
 

@@ -71,13 +71,14 @@ def kind_of(event: Event) -> Kind:
     state = event.task.state
     if state == "running":
         return "running" if event.seq == 1 else "progress"
-    # A task event never carries a final state: that is what a result is for.
     return state  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
 
 def apply(record: Record | None, event: Event) -> Record | None:
     """The record after this event, or None where the event is refused."""
     kind = kind_of(event)
+    if kind not in RULES:
+        return None  # a task event that claims a final state: that is what a result is for
     if record is None:
         return _first(kind, event)
     rule = RULES[kind]

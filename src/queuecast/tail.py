@@ -105,7 +105,11 @@ class Tail:
                 last = entries[-1]
                 self.at = cursor_at(self.at.identity, last.offset, last.body)
                 for listener in tuple(self._listeners):
-                    listener.entries(entries)
+                    try:
+                        listener.entries(entries)
+                    except Exception:
+                        # A defect of one listener must not end the others' log.
+                        logger.exception("a listener of %s failed", self.queue)
         finally:
             await reader.aclose()
 

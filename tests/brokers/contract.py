@@ -18,8 +18,11 @@ A backend's own test file is two fixtures:
             return open_broker
 
 Each call of `open_broker` is one more connection to the same store, opened; the memory broker, which has no outside,
-returns the same object again. Refusals are asked of the fold, because not every backend can keep a refused event out
-of its log; one that can is a `Projected` and is held to it in `Projecting`.
+returns the same object again. Two more things are worth their lines: `Backend(maker=…)`, where a dead or a stopped
+process is given up too late for a test, and the fixture `open_fresh`, for a store that has taken this one's place.
+
+Refusals are asked of the fold, because not every backend can keep a refused event out of its log; one that can is a
+`Projected` and is held to it in `Projecting`.
 
 Tests wait for facts, never for time: a due time a few hundredths of a second ahead is waited for by consuming.
 """
@@ -450,6 +453,19 @@ class Settling(Suite):
         await broker.submit([another := new_task()])
         async with consuming(broker) as deliveries:
             assert (await anext(deliveries)).task == another
+
+    async def test_a_result_that_the_fold_refuses_ends_nothing(self, connect):
+        broker = await connect()
+        await broker.submit([task := new_task()])
+        async with consuming(broker) as deliveries:
+            delivery = await anext(deliveries)
+            run = await begin(delivery)
+            run.output("never written")
+            await delivery.ack(run.succeeded())
+            again = await anext(deliveries)
+            assert (again.task, again.attempt) == (task, 1)
+            await finish(again)
+        assert story(await shown(broker)) == ["queued", "running", "running", "succeeded"]
 
     async def test_a_retried_task_comes_again_one_attempt_higher_when_it_is_due(self, connect):
         broker = await connect()

@@ -2,8 +2,9 @@
 
 import pytest
 
-from queuecast.brokers import Retention
+from queuecast.brokers import Retention, make_broker
 from queuecast.brokers.memory import MemoryBroker
+from queuecast.errors import ConfigurationError
 
 from .contract import BrokerContract
 
@@ -32,3 +33,34 @@ class TestMemory(BrokerContract):
             return broker
 
         return open_fresh
+
+
+def test_a_url_names_a_memory_broker_of_its_own():
+    broker = make_broker("memory://")
+    assert isinstance(broker, MemoryBroker)
+    assert broker is not make_broker("memory://")
+    assert (broker.url, broker.retention) == ("memory://", Retention())
+
+
+def test_a_url_tells_the_retention():
+    assert make_broker("memory://?retain_days=0.5&retain_mb=2").retention == Retention(age=43_200, size=2_000_000)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "retain_days=0",
+        "retain_days=-1",
+        "retain_days=",
+        "retain_days=week",
+        "retain_mb=0",
+        "retain_mb=nan",
+        "retain_hours=1",
+        "sync=full",
+        "retain_mb=inf",
+        "retain_days=nan",
+    ],
+)
+def test_a_retention_that_means_nothing_is_refused(query):
+    with pytest.raises(ConfigurationError):
+        make_broker(f"memory://?{query}")

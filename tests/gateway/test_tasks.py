@@ -157,6 +157,7 @@ async def test_metrics_are_named_as_documented(qc):
             'queuecast_queue_tasks{queue="reports",state="succeeded"} 1.0',
             'queuecast_task_run_seconds_count{queue="reports"} 1.0',
             'queuecast_task_wait_seconds_count{queue="reports"} 1.0',
+            'queuecast_stream_delivery_seconds_bucket{le="+Inf",queue="reports"}',
             "queuecast_broker_up 1.0",
         ):
             assert line in page

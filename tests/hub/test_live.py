@@ -1,5 +1,7 @@
 """Live delivery: who gets what, when it is joined, who is skipped."""
 
+import asyncio
+
 from queuecast.cursor import parse_cursor
 from queuecast.hub import replay as replay_module
 from queuecast.hub import window as window_module
@@ -239,15 +241,27 @@ async def test_a_replay_whose_broker_fails_ends_the_stream_with_its_cursor():
         assert again.events == await world.log()
 
 
+class Sated(Client):
+    """Takes five pieces."""
+
+    def __init__(self):
+        super().__init__()
+        self.write = self._write
+
+    def _write(self, data):
+        self.written.append(data)
+        if len(self.written) == 5:
+            self.freeze()
+
+
 async def test_who_is_sent_away_in_the_middle_of_a_replay_is_told_how_far_it_came(monkeypatch):
     monkeypatch.setattr(replay_module, "CHUNK_BYTES", 1_000)
     async with World(backlog=0) as world:
         run = await world.run()
         await run.progress(100)
         await world.follow()
-        client = await world.follow(asked="first")
-        await until(lambda: len(client.written) == 5)
-        client.freeze()
+        client = await world.follow(asked="first", client=Sated())
+        await until(lambda: not client.sub.ready)
         await world.hub.drain(0)
         assert client.messages[-1].event == "drain"
         shown, last = client.events[:-1], client.cursor
@@ -262,6 +276,10 @@ async def test_a_cohort_that_is_far_behind_is_brought_on_piece_by_piece(monkeypa
         run = await world.run()
         clients = [await world.follow() for _ in range(7)]
         await run.progress(50)
+        while len(clients[0].written) < 2:
+            await asyncio.sleep(0)
+        # One that has everything takes its turn behind those who have not.
+        await world.follow()
         await world.settled()
         assert all(client.events == clients[0].events for client in clients)
         assert len(clients[0].events) == 50

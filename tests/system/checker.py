@@ -51,17 +51,21 @@ def flaws_of_task(events):
     return flaws if over else [*flaws, "has no result"]
 
 
-def flaws_of_stream(seen, log, *, whole=True):
+def flaws_of_stream(seen, log, *, part="whole"):
     """The events one client got over all its connections are the log: its queues', in order, none left out or twice.
 
-    Not `whole`: they are one piece of it.
+    `part` is "head" for a client that left early, and "tail" for one that came late.
     """
     flaws = []
     for queue, expected in by_queue(log).items():
         got = by_queue(seen).get(queue, [])
-        piece = expected if whole else _piece(expected, got)
-        if got != piece:
-            flaws.append(f"{queue}: {_first_difference(got, piece)}")
+        first, last = {
+            "whole": (0, len(expected)),
+            "head": (0, len(got)),
+            "tail": (len(expected) - len(got), len(expected)),
+        }[part]
+        if got != expected[first:last]:
+            flaws.append(f"{queue}: {_first_difference(got, expected[first:last])}")
     return flaws
 
 
@@ -94,12 +98,6 @@ def by_queue(log):
     for event in log:
         queues[event["queue"]].append(event)
     return queues
-
-
-def _piece(expected, got):
-    """As much of the log as was got, from the first event that was got."""
-    start = expected.index(got[0]) if got and got[0] in expected else 0
-    return expected[start : start + len(got)]
 
 
 def _first_difference(got, expected):

@@ -108,13 +108,6 @@ class Process:
         self.signal(signal.SIGTERM)
         return self.wait()
 
-    def child(self, word):
-        """The process id of its one child with this word in the command line."""
-        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
-        children = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
-        [pid] = [int(pid) for pid, parent, args in children if int(parent) == self.pid and word in args]
-        return pid
-
     def end(self):
         """However it is; everything that it started must end with it."""
         if self._popen.poll() is None:

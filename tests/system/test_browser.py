@@ -1,8 +1,6 @@
 """The demo in a real browser: what a visitor sees while gateway and worker are killed behind the page's back."""
 
 import asyncio
-import os
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -18,12 +16,12 @@ from .processes import free_port
 
 pytestmark = pytest.mark.browser
 
-MILLISECONDS = 12_000
+MILLISECONDS = 60_000
 """A failure bound: what a page waits for longer will not happen."""
 
 QUEUES = ("words", "thumbs", "exports", "stream", "mail")
 
-WORDS = " ".join(f"word-{number}" for number in range(60))
+WORDS = " ".join(f"word-{number}" for number in range(40))
 
 ROWS = 60_000
 WIDTH, HEIGHT = 320, 200
@@ -78,13 +76,15 @@ class Demo:
 
     def is_in_the_middle(self, ids):
         """Until some of the stream's words are there."""
-        self.card(ids["stream"]).get_by_text("word-5").wait_for()
+        self.card(ids["stream"]).locator(".outputs", has_text="word-5").wait_for()
 
     def kill_worker(self):
-        os.kill(self._process.child("worker"), signal.SIGKILL)
+        """By the page's own button, which sends a SIGKILL."""
+        self.page.get_by_role("button", name="Kill the worker").click()
+        self.page.locator("#notice", has_text="The worker was killed").wait_for()
 
     def kill_gateway(self):
-        """Its worker cannot live without it."""
+        """Its worker does not outlive it."""
         self._process.kill()
 
     @contextmanager
@@ -148,42 +148,33 @@ def check(demo, ids, *, connections):
     assert (stream["opened"], stream["resets"]) == (connections, [])
 
 
-def test_every_queue_works_on_real_files(demo):
-    ids = demo.start_one_of_each()
-    check(demo, ids, connections=1)
-
-
 def test_a_reload_in_the_middle_loses_nothing(demo):
     ids = demo.start_one_of_each()
     demo.is_in_the_middle(ids)
     [before] = demo.streams()
     demo.page.reload()
     demo.shows_each_result_once(ids)
-    log = demo.log()
-    assert flaws_of_stream(before["events"], log, whole=False) == []
     [after] = demo.streams()
-    assert flaws_of_stream(after["events"], log, whole=False) == []
-    assert after["events"][-1] in log[-1:] or after["events"][-1]["type"] == "result"
+    log = demo.log()
+    assert flaws_of_stream(before["events"], log, part="head") == []
+    assert flaws_of_stream(after["events"], log, part="tail") == []
     assert before["resets"] == after["resets"] == []
 
 
 def test_the_button_kills_the_worker_and_its_tasks_run_again(demo):
     ids = demo.start_one_of_each()
     demo.is_in_the_middle(ids)
-    demo.page.get_by_role("button", name="Kill the worker").click()
-    demo.card(ids["stream"]).get_by_text("run 2").wait_for()
+    demo.kill_worker()
+    demo.card(ids["stream"]).locator(".state", has_text="run 2").wait_for()
     check(demo, ids, connections=1)
 
 
-@pytest.mark.parametrize("victims", ["worker", "gateway", "both"])
-def test_an_open_page_ends_with_every_result_once_after_a_kill_of_the(victims, demo):
+@pytest.mark.parametrize("victims", ["gateway", "both"])
+def test_an_open_page_comes_back_after_a_kill_and_ends_with_every_result_once(victims, demo):
     ids = demo.start_one_of_each()
     demo.is_in_the_middle(ids)
-    if victims == "worker":
-        demo.kill_worker()
-    else:
-        with demo.gone():
-            if victims == "both":
-                demo.kill_worker()
-            demo.kill_gateway()
-    check(demo, ids, connections=1 if victims == "worker" else 2)
+    with demo.gone():
+        if victims == "both":
+            demo.kill_worker()
+        demo.kill_gateway()
+    check(demo, ids, connections=2)

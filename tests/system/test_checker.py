@@ -93,10 +93,11 @@ def test_a_stream_that_is_not_the_log_is_found_out(seen, flaw):
     assert flaw in flaws_of_stream(seen, GOOD)[0]
 
 
-def test_a_piece_of_the_log_is_whole_in_itself():
-    assert flaws_of_stream(GOOD[2:5], GOOD, whole=False) == []
-    assert flaws_of_stream([GOOD[2], GOOD[4]], GOOD, whole=False) != []
-    assert flaws_of_stream(GOOD, GOOD) == []
+def test_who_left_early_or_came_late_has_seen_a_part_of_the_log():
+    assert flaws_of_stream(GOOD[:3], GOOD, part="head") == []
+    assert flaws_of_stream(GOOD[3:], GOOD, part="tail") == []
+    assert flaws_of_stream(GOOD[1:3], GOOD, part="head") != []
+    assert flaws_of_stream(GOOD[1:3], GOOD, part="tail") != []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from urllib.parse import parse_qsl, urlsplit
 
 from ..errors import ConfigurationError
@@ -43,12 +44,12 @@ def _retention(settings: dict[str, str]) -> Retention:
     kept = Retention()
     try:
         age = float(settings.pop("retain_days", kept.age / 86_400)) * 86_400
-        size = int(float(settings.pop("retain_mb", kept.size / 1_000_000)) * 1_000_000)
+        size = float(settings.pop("retain_mb", kept.size / 1_000_000)) * 1_000_000
     except ValueError as error:
         raise ConfigurationError(f"retain_days and retain_mb are numbers: {error}") from error
-    if age <= 0 or size <= 0:
-        raise ConfigurationError("retain_days and retain_mb must be over 0")
-    return Retention(age, size)
+    if not (0 < age < inf and 0 < size < inf):
+        raise ConfigurationError("retain_days and retain_mb must be over 0, and finite")
+    return Retention(age, int(size))
 
 
 def _refuse_unknown(url: str, settings: dict[str, str]) -> None:

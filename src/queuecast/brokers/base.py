@@ -255,11 +255,15 @@ async def entry_at(broker: Broker, queue: str, offset: int) -> bytes:
 
 async def end_of(broker: Broker, queue: str) -> Cursor:
     """A cursor at the log's end, as of now."""
-    bounds = await broker.bounds(queue)
-    if bounds.last < bounds.first:
-        return beginning(bounds.identity, bounds.last)
-    body = await entry_at(broker, queue, bounds.last)
-    return Cursor(bounds.identity, bounds.last, digest(body))
+    while True:
+        bounds = await broker.bounds(queue)
+        if bounds.last < bounds.first:
+            return beginning(bounds.identity, bounds.last)
+        try:
+            body = await entry_at(broker, queue, bounds.last)
+        except ResetRequired:
+            continue  # trimmed between the two looks: look again
+        return Cursor(bounds.identity, bounds.last, digest(body))
 
 
 def snapshot_of(event: Event) -> tuple[Progress | None, Any, ErrorInfo | None]:

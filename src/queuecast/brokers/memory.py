@@ -228,7 +228,10 @@ class MemoryBroker(Broker):
     def _queue(self, name: str) -> _Queue:
         if not self._open:
             raise BrokerUnavailable("the broker is closed")
-        return self._queues.setdefault(name, _Queue())
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = self._queues[name] = _Queue()
+        return queue
 
     def _write(self, queue: _Queue, events: Sequence[Event]) -> None:
         """All or none: where one is too large, none is written."""

@@ -93,14 +93,16 @@ class Gateway:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Kept open by `Queuecast.running`."""
-        await self.opened()
+        """Kept open by `Queuecast.running`, which a server's lifespan enters; told to stop, streams are sent away."""
+        from .server import drain_at_signals
+
+        hub = (await self.opened()).hub
         try:
-            yield
+            with drain_at_signals(hub.drain):
+                yield
         finally:
-            if self._open is not None:
-                await self._open.hub.stop()
-                self._open = None
+            await hub.stop()
+            self._open = None
 
     async def opened(self) -> Open:
         """What the gateway has open in the running loop, opened by whoever comes first."""

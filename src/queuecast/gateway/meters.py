@@ -60,19 +60,26 @@ class _Timed:
 class QueueMeter:
     """Listens to one queue's log."""
 
-    def __init__(self, queue: str, waits: Histogram, runs: Histogram) -> None:
+    def __init__(self, queue: str, waits: Histogram, runs: Histogram, deliveries: Histogram) -> None:
         self.queue = queue
         self.events = 0
         self.attempts: Counter[tuple[str, str]] = Counter()
         self._waits = waits.labels(queue)
         self._runs = runs.labels(queue)
+        self._deliveries = deliveries.labels(queue)
         self._timed: OrderedDict[str, _Timed] = OrderedDict()
+        self._since = time.time()
         self._head = msgspec.json.Decoder(_Head).decode
 
     def entries(self, entries: list[Entry]) -> None:
         self.events += len(entries)
         for entry in entries:
-            self._count(self._head(entry.body))
+            head = self._head(entry.body)
+            self._count(head)
+        # Of each batch the last, so that the clock is asked once; not of what was there before this process.
+        told = datetime.fromisoformat(head.time).timestamp()
+        if told >= self._since:
+            self._deliveries.observe(time.time() - told)
 
     def restarted(self, reason: str, at: Cursor) -> None:
         self._timed.clear()
@@ -123,11 +130,14 @@ class Meters:
         self._runs = Histogram(
             run, "From running to the attempt's end.", labels, buckets=SECONDS, registry=self._registry
         )
+        delivery = "queuecast_stream_delivery_seconds"
+        told = "From an event's own time to its hand-over to the streams."
+        self._deliveries = Histogram(delivery, told, labels, buckets=SECONDS, registry=self._registry)
 
     def follow(self, tail: Tail) -> None:
         """Count what this queue's log brings, from now on."""
         if tail.queue not in self._queues:
-            meter = self._queues[tail.queue] = QueueMeter(tail.queue, self._waits, self._runs)
+            meter = self._queues[tail.queue] = QueueMeter(tail.queue, self._waits, self._runs, self._deliveries)
             tail.listen(meter)
 
     async def page(self, session: Session) -> bytes:
