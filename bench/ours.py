@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.request import urlopen
@@ -25,7 +25,7 @@ def broadcast(folder: Path) -> AbstractContextManager[Server]:
 
 def broadcast_plain_asgi(folder: Path) -> AbstractContextManager[Server]:
     """The same on an ASGI server that does not offer the transport. For fanout."""
-    return _streams(folder, 1, lambda i: "/queues/bench/events", "plain")
+    return _streams(folder, 1, lambda i: "/queues/bench/events", plain=True)
 
 
 def unicast(folder: Path) -> AbstractContextManager[Server]:
@@ -36,17 +36,32 @@ def unicast(folder: Path) -> AbstractContextManager[Server]:
 
 
 @contextlib.contextmanager
-def _streams(folder: Path, tasks: int, path, *flags: str) -> Iterator[Server]:
+def _streams(folder: Path, tasks: int, path: Callable[[int], str], *, plain: bool = False) -> Iterator[Server]:
+    """A gateway that follows a log, and beside it, as workers are, a process that appends to it."""
     proc.need("queuecast")
-    port = proc.free_port()
+    port, publish_port = proc.free_port(), proc.free_port()
+    url = f"sqlite:///{folder / 'streams.db'}"
 
     def publish(events: Sequence[Event]) -> bytes:
         return post("/publish", json.dumps([[i, body.decode()] for i, body in events]).encode())
 
-    argv = proc.python(APPS, "streams", str(port), str(tasks), *flags)
-    with proc.running(argv, log=folder / "queuecast.log") as process:
-        proc.wait_for_port(port, process, timeout=60)
-        yield Server(process, port, path, publish)
+    publisher = proc.running(
+        proc.python(APPS, "publisher", str(publish_port), str(tasks)),
+        cpu=proc.LOAD_CPU,
+        env={"QUEUECAST_BROKER": url},
+        log=folder / "publisher.log",
+    )
+    with publisher as appending:
+        proc.wait_for_port(publish_port, appending, timeout=60)
+        with _gateway(folder, port, url, plain) as process, _ready(port, process):
+            yield Server(process, port, path, publish, publish_port)
+
+
+def _gateway(folder: Path, port: int, url: str, plain: bool) -> AbstractContextManager[proc.Process]:
+    if not plain:
+        return _command(folder, "gateway", "ours_apps:qc", "--port", str(port), url=url)
+    env = {"QUEUECAST_BROKER": url}
+    return proc.running(proc.uvicorn("ours_apps:plain_gateway", port), env=env, log=folder / "uvicorn.log")
 
 
 def sqlite_tasks(folder: Path, tasks: int) -> dict[str, float]:

@@ -1,15 +1,20 @@
 """queuecast's programs under measurement; `ours.py` starts them.
 
-`python ours_apps.py streams PORT TASKS [plain]` serves a gateway in memory with one more route, which appends a batch
-of events: `POST /publish` with a list of [stream, payload].
+`python ours_apps.py publisher PORT TASKS` appends events as a worker does, on request: `POST /publish` with a list of
+[stream, payload].
 """
 
+import asyncio
 import sys
+import time
+from typing import Any
 
 import msgspec
+import uvicorn
 import uvloop
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from queuecast import Queuecast
 from queuecast.event import OutputEvent, TaskEvent, TaskInfo
@@ -19,6 +24,7 @@ QUEUE = "bench"
 
 qc = Queuecast()  # QUEUECAST_BROKER chooses
 noops = qc.queue("noop")
+qc.queue(QUEUE)
 
 
 @noops.task
@@ -44,11 +50,14 @@ class Publisher:
         queue = self._app.queue(QUEUE)
         session = await self._app.session()
         queue.announced["stream"] = msgspec.UNSET  # type: ignore[assignment]
-        for number in range(self._tasks):
-            await queue.submit("stream", {}, idempotency_key=f"stream {number}")
-            info = TaskInfo(id=stream_task(number), name="stream", state="running", attempt=1)
-            await session.broker.append(QUEUE, [TaskEvent(task=info, **self._head(number, 1))])
+        numbers = range(self._tasks)
+        await asyncio.gather(*(queue.submit("stream", {}, idempotency_key=f"stream {number}") for number in numbers))
+        await session.broker.append(QUEUE, [self._running(number) for number in numbers])
         self._seq = [1] * self._tasks
+
+    def _running(self, number: int) -> TaskEvent:
+        info = TaskInfo(id=stream_task(number), name="stream", state="running", attempt=1)
+        return TaskEvent(task=info, **self._head(number, 1))
 
     async def publish(self, request: Request) -> Response:
         session = await self._app.session()
@@ -63,41 +72,31 @@ class Publisher:
 
     def _head(self, number: int, seq: int) -> dict:
         id = stream_task(number)
-        return {"id": id, "queue": QUEUE, "attempt": 1, "run": "r", "seq": seq, "time": timestamp(0)}
+        return {"id": id, "queue": QUEUE, "attempt": 1, "run": "r", "seq": seq, "time": timestamp(time.time())}
 
 
-def streams(port: int, tasks: int, plain: bool) -> None:
-    app = Queuecast("memory://")
-    app.queue(QUEUE)
-    publisher = Publisher(app, tasks)
+def serve_publisher(port: int, tasks: int) -> None:
+    publisher = Publisher(qc, tasks)
 
-    async def asgi(scope, receive, send) -> None:
-        if scope["type"] == "http" and scope["path"] == "/publish":
+    async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
             await (await publisher.publish(Request(scope, receive)))(scope, receive, send)
-        else:
-            await app.gateway(scope, receive, send)
 
     async def serve() -> None:
-        async with app.running():
+        async with qc.running():
             await publisher.begin()
-            if plain:
-                import uvicorn
-
-                config = uvicorn.Config(
-                    asgi, port=port, log_config=None, access_log=False, lifespan="off", backlog=4_096
-                )
-                await uvicorn.Server(config).serve()
-            else:
-                from queuecast.gateway.server import serve
-
-                await serve(asgi, port=port, drain=_no_drain, lifespan="off")
+            config = uvicorn.Config(asgi, port=port, log_config=None, access_log=False, lifespan="off")
+            await uvicorn.Server(config).serve()
 
     uvloop.run(serve())
 
 
-async def _no_drain(seconds: float) -> None:
-    return
+def __getattr__(name: str) -> Any:
+    """`plain_gateway`, made when uvicorn asks for it."""
+    if name == "plain_gateway":
+        return qc.gateway
+    raise AttributeError(name)
 
 
 if __name__ == "__main__":
-    streams(int(sys.argv[2]), int(sys.argv[3]), "plain" in sys.argv)
+    serve_publisher(int(sys.argv[2]), int(sys.argv[3]))

@@ -20,7 +20,7 @@ def measure(
 ) -> Figures:
     """Open the streams, warm up, then measure while publishing goes on: request(first, last) at `rate`."""
     with sse_load.streams(server.port, server.path, streams) as load:
-        publisher = Publisher(server.port, check=request(0, 1))
+        publisher = Publisher(server.publish_port or server.port, check=request(0, 1))
         publisher.at_rate(rate, warmup, request)
         load.reset()
         cpu, began = server.process.cpu_seconds(), time.monotonic()

@@ -20,6 +20,7 @@ class Server:
     port: int
     path: Callable[[int], str]  # of the i-th stream
     publish: Callable[[Sequence[Event]], bytes]  # raw HTTP for these events: one request or several
+    publish_port: int | None = None  # where publishing is not the measured process's work
 
 
 @dataclass(frozen=True)

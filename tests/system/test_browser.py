@@ -2,7 +2,8 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 
 import pytest
 from browser import chromium, page  # noqa: F401 - fixtures
@@ -21,7 +22,11 @@ MILLISECONDS = 60_000
 
 QUEUES = ("words", "thumbs", "exports", "stream", "mail")
 
-WORDS = " ".join(f"word-{number}" for number in range(40))
+WORDS = 40
+"""Those that the stream speaks, twenty a second."""
+
+MANY_WORDS = 120
+"""The same where it must be at it when the worker is killed, however slow the machine."""
 
 ROWS = 60_000
 WIDTH, HEIGHT = 320, 200
@@ -48,6 +53,7 @@ class Demo:
     def __init__(self, machine, page):  # noqa: F811
         self.page = page
         self.port = free_port()
+        self.text = ""
         self._machine = machine
         self._process = None
 
@@ -62,10 +68,11 @@ class Demo:
     def is_live(self):
         self.page.locator("#connection[data-state=live]").wait_for()
 
-    def start_one_of_each(self):
+    def start_one_of_each(self, words=WORDS):
         """The ids of the tasks, by queue."""
+        self.text = " ".join(f"word-{number}" for number in range(words))
         self.page.locator("[data-queue=words] [name=path]").fill(str(samples.library() / "asyncio"))
-        self.page.locator("[data-queue=stream] [name=text]").fill(WORDS)
+        self.page.locator("[data-queue=stream] [name=text]").fill(self.text)
         self.page.locator("[data-queue=mail] [name=down_for]").fill("1")
         self.page.wait_for_function("[...document.forms].every((form) => form.checkValidity())")
         self.page.get_by_role("button", name="Run one of each").click()
@@ -104,9 +111,15 @@ class Demo:
         assert "delivered to ann@example.org" in self.card(ids["mail"]).locator(".result").inner_text()
         # After a reload these two are fetched once more from their tasks' own streams.
         self.card(ids["stream"]).locator(".outputs", has_text="word-0 ").wait_for()
-        assert self.card(ids["stream"]).locator(".outputs").text_content() == f"{WORDS} "
+        assert self.card(ids["stream"]).locator(".outputs").text_content() == f"{self.text} "
         self.card(ids["thumbs"]).locator(".outputs img").nth(samples.PICTURES - 1).wait_for()
         assert self.card(ids["thumbs"]).locator(".outputs img").count() == samples.PICTURES
+
+    def wait_for_end_of(self, queue, id):
+        """A task's own stream ends with its result."""
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=MILLISECONDS / 1000)) as connection:
+            connection.request("GET", f"/queues/{queue}/tasks/{id}/events")
+            connection.getresponse().read()
 
     def streams(self):
         return self.page.evaluate("window.streams")
@@ -161,8 +174,21 @@ def test_a_reload_in_the_middle_loses_nothing(demo):
     assert before["resets"] == after["resets"] == []
 
 
-def test_the_button_kills_the_worker_and_its_tasks_run_again(demo):
+def test_a_reload_shows_all_of_a_task_that_ends_before_the_lists_have_come(demo):
     ids = demo.start_one_of_each()
+    demo.is_in_the_middle(ids)
+
+    def list_late(route):
+        demo.wait_for_end_of("stream", ids["stream"])
+        route.continue_()
+
+    demo.page.route("**/queues/stream/tasks?*", list_late)
+    demo.page.reload()
+    demo.shows_each_result_once(ids)
+
+
+def test_the_button_kills_the_worker_and_its_tasks_run_again(demo):
+    ids = demo.start_one_of_each(MANY_WORDS)
     demo.is_in_the_middle(ids)
     demo.kill_worker()
     demo.card(ids["stream"]).locator(".state", has_text="run 2").wait_for()

@@ -14,6 +14,7 @@ async def pronounce(machine, load, port, *, kills):
     logs = {queue: await whole_log(port, queue) for queue in QUEUES}
     log = [event for reader in logs.values() for event in reader.events]
     accepted = load.submitter.accepted
+    assert load.submitter.refusals == []
     assert flaws_of_log(log, accepted) == []
     assert flaws_of_witness(machine.witnessed(), accepted, kills=kills) == []
     assert in_the_file(machine) == log

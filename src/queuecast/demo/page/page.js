@@ -150,7 +150,8 @@ async function recall(task) {
   for await (const event of history(task)) {
     if (event.run && event.run !== past.run) Object.assign(past, { run: event.run, outputs: [] });
     if (event.type === "output") past.outputs[event.index] = event.output;
-    if (event.run === task.run && event.seq >= task.seq) break;
+    // A task that has ended in a list is not followed live: its own stream tells it all, and ends by itself.
+    if (event.run === task.run && event.seq >= task.seq && !FINAL.has(task.state)) break;
   }
   task.run ??= past.run;
   if (task.run !== past.run) return; // a newer run began meanwhile, and all of it was seen live
