@@ -243,3 +243,13 @@ def test_what_one_process_writes_every_reader_can_read_however_deep_its_own_stac
     value = nested(MAX_DEPTH)
     body = encode_event(output(encode_value(value)))
     assert read_from_deep_in_the_stack(body, 500) == value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0, float("-inf")], {"a": {"b": float("nan")}}])
+def test_what_is_no_number_is_refused_and_not_made_null(value):
+    with pytest.raises(ValueError, match="NaN"):
+        encode_value(value)
+
+
+def test_a_null_is_a_value():
+    assert bytes(encode_value({"a": None, "b": "null"})) == b'{"a":null,"b":"null"}'

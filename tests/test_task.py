@@ -25,6 +25,7 @@ from queuecast.task import (
     make_task,
     new_task_id,
     options_from,
+    same_work,
     timestamp,
 )
 
@@ -325,3 +326,17 @@ def test_a_state_is_final_or_live():
 )
 def test_a_time_is_told_in_utc_to_the_millisecond(moment, text):
     assert timestamp(moment) == text
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (b'{"a":1,"b":2}', b'{ "b": 2, "a": 1 }', True),
+        (b'{"a":1}', b'{"a":1.0}', True),
+        (b'{"a":1}', b'{"a":2}', False),
+        (b'{"a":1}', b'{"a":"1"}', False),
+    ],
+)
+def test_the_same_arguments_written_differently_are_the_same_work(one, other, same):
+    tasks = [make_task("q", "n", Raw(args), Options(), now=0, horizon=1) for args in (one, other)]
+    assert same_work(*tasks) is same

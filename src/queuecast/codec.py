@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 import msgspec
@@ -66,9 +67,21 @@ def encode_value(value: Any) -> Raw:
         body = msgspec.json.encode(value, enc_hook=_pydantic)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ValueError(f"JSON cannot carry this {type(value).__name__}: {error}") from error
+    if b"null" in body:
+        _refuse_non_finite(value)
     if is_too_deep(body):
         raise ValueError(f"this {type(value).__name__} is nested more than {MAX_DEPTH} levels deep")
     return Raw(body)
+
+
+def _refuse_non_finite(value: Any) -> None:
+    """msgspec writes NaN and infinity as null, which would be taken for a value that was never there."""
+    try:
+        # What is Raw was encoded, and so looked at, before.
+        plain = msgspec.to_builtins(value, enc_hook=lambda part: None if isinstance(part, Raw) else _pydantic(part))
+        json.dumps(plain, allow_nan=False, default=str)
+    except ValueError as error:
+        raise ValueError(f"JSON cannot carry this {type(value).__name__}: it has no NaN and no infinity") from error
 
 
 def _pydantic(value: Any) -> Any:

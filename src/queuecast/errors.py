@@ -29,7 +29,12 @@ class InvalidInput(QueuecastError):
 
     def __init__(self, detail: str, flaws: Sequence[Flaw] = ()) -> None:
         super().__init__(detail)
+        self.detail = detail
         self.flaws = tuple(flaws)
+
+    def __str__(self) -> str:
+        named = "; ".join(f"{flaw.pointer}: {flaw.detail}" if flaw.pointer else flaw.detail for flaw in self.flaws)
+        return f"{self.detail}: {named}" if named else self.detail
 
 
 class UnknownQueue(InvalidInput):
@@ -54,6 +59,10 @@ class KeyReused(InvalidInput):
     """The idempotency key belongs to a task with another name or other arguments."""
 
     kind = "key-reused"
+
+    def __init__(self) -> None:
+        flaw = Flaw("/idempotency_key", "choose another key, or send what was sent with it before")
+        super().__init__("this idempotency key belongs to a task with another name or other arguments", [flaw])
 
 
 class NotSupported(InvalidInput):

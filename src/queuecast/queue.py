@@ -161,7 +161,11 @@ class Queue:
         status = await session.projection.status(self.name, id)
         if status is None:
             raise ResultExpired(f"no task {id} on {self.name}: never submitted, or older than the log's retention")
-        offset = status.first - 1 if after is None else await self._offset(session, after)
+        if after is None:
+            # Where a task has outlived its first events, it is told from the oldest that is left.
+            offset = max(status.first, (await session.broker.bounds(self.name)).first) - 1
+        else:
+            offset = await self._offset(session, after)
         if status.state in FINAL_STATES and offset >= status.cursor.offset:
             return
         async with aclosing(self._read(session, offset, id)) as events:

@@ -62,7 +62,12 @@ def _file(folder: Path) -> tuple[Path, dict[str, Any]]:
     if own.is_file():
         return own, _read(own)
     if project.is_file():
-        return project, _read(project).get("tool", {}).get("queuecast", {})
+        table: Any = _read(project)
+        for key in ("tool", "queuecast"):
+            table = table.get(key, {})
+            if not isinstance(table, dict):
+                raise ConfigurationError(f"{project}: [tool.queuecast] is no table: write keys and values under it")
+        return project, table
     return own, {}
 
 

@@ -97,6 +97,11 @@ class Tail:
                 logger.warning("the log of %s cannot be read, trying again: %s", self.queue, error)
                 sure = False  # what comes back may be another log, or one that was restored
                 await asyncio.sleep(RETRY_SECONDS)
+            except Exception:
+                # A tail that ended would leave its followers with keepalives and never an event again.
+                logger.exception("the log of %s cannot be read, trying again", self.queue)
+                sure = False
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _read_on(self) -> None:
         reader = self._broker.read(self.queue, self.at.offset)
@@ -105,11 +110,7 @@ class Tail:
                 last = entries[-1]
                 self.at = cursor_at(self.at.identity, last.offset, last.body)
                 for listener in tuple(self._listeners):
-                    try:
-                        listener.entries(entries)
-                    except Exception:
-                        # A defect of one listener must not end the others' log.
-                        logger.exception("a listener of %s failed", self.queue)
+                    self._tell(listener, entries)
         finally:
             await reader.aclose()
 
@@ -117,4 +118,18 @@ class Tail:
         self.at = await end_of(self._broker, self.queue)
         logger.warning("the log of %s cannot be followed (%s); going on at %s", self.queue, reason, self.at)
         for listener in tuple(self._listeners):
+            self._tell_restarted(listener, reason)
+
+    def _tell(self, listener: Listener, entries: list[Entry]) -> None:
+        """A defect of one listener must not end the others' log; it is told that it has missed something."""
+        try:
+            listener.entries(entries)
+        except Exception:
+            logger.exception("%r failed on the log of %s", listener, self.queue)
+            self._tell_restarted(listener, "diverged")
+
+    def _tell_restarted(self, listener: Listener, reason: str) -> None:
+        try:
             listener.restarted(reason, self.at)
+        except Exception:
+            logger.exception("%r failed on the log of %s", listener, self.queue)

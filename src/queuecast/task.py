@@ -108,6 +108,13 @@ def _uuid(raw: bytes, version: int) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{version}{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
+def same_work(one: Task, other: Task) -> bool:
+    """Whether an idempotency key may stand for both: the same name, and the same arguments however they are written."""
+    if one.name != other.name:
+        return False
+    return bytes(one.args) == bytes(other.args) or msgspec.json.decode(one.args) == msgspec.json.decode(other.args)
+
+
 def make_task(queue: str, name: str, args: Raw, options: Options, *, now: float, horizon: float) -> Task:
     """Bind options to one task. `horizon`: seconds of the log's retention; no delay or timeout may exceed it.
 

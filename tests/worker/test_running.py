@@ -244,7 +244,7 @@ class TestWorker:
             for handler, args, type, words in [
                 (newer_work, ("seven",), "invalid-arguments", "/args/x: Expected `int`, got `str`"),
                 (newer_work, ("seven", 2), "invalid-arguments", "/args/"),
-                (only_there, (), "unknown-task", "'only_there'"),
+                (only_there, (), "unknown-task-name", "'only_there'"),
             ]:
                 body = handler.signature.bind(args, {})
                 (receipt,) = await session.broker.submit([newer.prepare(handler.name, body, handler._options)])

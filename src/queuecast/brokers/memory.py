@@ -19,7 +19,7 @@ from ..cursor import Cursor, beginning, cursor_at
 from ..errors import BrokerUnavailable, KeyReused, ResetRequired
 from ..event import ErrorInfo, Event, ended, submitted
 from ..lifecycle import Record, apply
-from ..task import State, Task
+from ..task import State, Task, same_work
 from .base import CONTROL, Bounds, Broker, Delivery, Entry, OnLost, Receipt, Retention, Status, snapshot_of
 
 READ_BATCH = 1_000
@@ -98,8 +98,8 @@ class MemoryBroker(Broker):
             encode_task(task)
             job = self._queue(task.queue).jobs.get(task.id)
             earlier = job.task if job else batch.setdefault(task.id, task)
-            if (earlier.name, bytes(earlier.args)) != (task.name, bytes(task.args)):
-                raise KeyReused("this idempotency key belongs to a task with another name or other arguments")
+            if not same_work(earlier, task):
+                raise KeyReused()
         return [self._take(task) for task in tasks]
 
     def _take(self, task: Task) -> Receipt:

@@ -125,9 +125,10 @@ def run(
         log_level=log_level,
     )
     from . import serving
+    from .loading import app_of
     from .working import run_in_loop
 
-    app = serving.app_of(target, settings, broker)
+    app = app_of(target, settings, broker)
     serving.refuse_exposure(app, settings)
     run_in_loop(serving.run(app, settings, serving.worker_arguments(target, settings, broker)))
 
@@ -150,9 +151,10 @@ def gateway(
     """
     settings = _serving(broker=broker, host=host, port=port, insecure=insecure, log_level=log_level)
     from . import serving
+    from .loading import app_of
     from .working import run_in_loop
 
-    app = serving.app_of(target, settings, broker)
+    app = app_of(target, settings, broker)
     serving.refuse_exposure(app, settings)
     run_in_loop(serving.serve_gateway(app, app.gateway, settings, lambda _: None))
 
@@ -172,11 +174,12 @@ def worker(
     SIGTERM and Ctrl-C let running tasks finish, and give back those that take too long. A second signal ends at once.
     """
     settings = _serving(broker=broker, queue=queue, concurrency=concurrency, log_level=log_level)
-    from . import serving, working
+    from . import working
+    from .loading import app_of
 
     if parent is not None:
         working.end_with(parent)
-    app = serving.app_of(target, settings, broker)
+    app = app_of(target, settings, broker)
     working.run_in_loop(working.work(app, settings.queue, settings.concurrency))
 
 

@@ -13,11 +13,35 @@ from types import ModuleType
 from typing import Final
 
 from ..app import Queuecast
+from ..brokers import make_broker
+from ..errors import ConfigurationError
+from ..settings import Settings
 from .exits import CommandError, Exit
 
 logger = logging.getLogger(__name__)
 
 OURS: Final = str(Path(__file__).parents[1])
+
+
+def app_of(target: str | None, settings: Settings, broker: str | None) -> Queuecast:
+    """The application that a command is about; without a target one that knows its queues from the broker alone.
+
+    `broker`, from the command line, beats the program's own URL; that one beats environment and file, which stand in
+    where the program names none.
+    """
+    if settings.broker is not None:
+        # Here, so that a bad URL is not taken for a mistake of the program that is about to use it.
+        make_broker(settings.broker)
+        os.environ["QUEUECAST_BROKER"] = settings.broker
+    app = load_app(target) if target is not None else Queuecast()
+    if broker is not None:
+        app.use(broker)
+    if app.url.startswith("memory:"):
+        raise ConfigurationError(
+            "memory:// lives in one process, and gateway and worker are two: use sqlite:///work.db, or run the worker "
+            "inside your own application with qc.running(worker=True)"
+        )
+    return app
 
 
 def load_app(target: str) -> Queuecast:

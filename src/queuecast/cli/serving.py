@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import os
 import signal
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -14,34 +13,16 @@ from typing import TypeAlias
 from starlette.types import ASGIApp
 
 from ..app import Queuecast
-from ..brokers import make_broker
 from ..errors import ConfigurationError
 from ..gateway.server import serve
 from ..settings import Settings
 from .child import WorkerChild
 from .display import say
 from .exits import CommandError, Exit
-from .loading import load_app
 
 logger = logging.getLogger(__name__)
 
 Started: TypeAlias = Callable[[str], None]
-
-
-def app_of(target: str | None, settings: Settings, broker: str | None) -> Queuecast:
-    """The application that a command is about; without a target one that knows its queues from the broker alone.
-
-    `broker`, from the command line, beats the program's own URL; that one beats environment and file, which stand in
-    where the program names none.
-    """
-    if settings.broker is not None:
-        # Here, so that a bad URL is not taken for a mistake of the program that is about to use it.
-        make_broker(settings.broker)
-        os.environ["QUEUECAST_BROKER"] = settings.broker
-    app = load_app(target) if target is not None else Queuecast()
-    if broker is not None:
-        app.use(broker)
-    return app
 
 
 def refuse_exposure(app: Queuecast, settings: Settings) -> None:

@@ -32,6 +32,10 @@ HEAD_SECONDS: Final = 10.0
 LINGER_SECONDS: Final = 10.0
 """Seconds that the end of a stream may take to reach its client. Then the connection is cut."""
 
+MAX_HEAD_BYTES: Final = 64 << 10
+"""Bytes of a request's head. A longer one is answered with a 431 and the connection closed: uvicorn has no bound, and
+its parser joins a header's pieces anew at each read, so that one endless header would stall every stream."""
+
 SWEEP_SECONDS: Final = 0.5
 """Seconds between two looks at the deadlines of all connections: how exact they are."""
 
@@ -54,6 +58,9 @@ GC_THRESHOLDS: Final = (10_000, 50, 100)
 """Allocations before the young objects are looked through for garbage, and how often before older ones are."""
 
 _TIMEOUT_ANSWER: Final = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_TOO_LARGE_ANSWER: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+)
 
 
 class Deadlines:
@@ -92,6 +99,8 @@ class StreamProtocol(HttpToolsProtocol):
     deadlines: Deadlines
     stream: Subscription | None = None
     taken = False
+    head_bytes = 0
+    """Bytes of a head that is not complete yet. A body's are counted by the application, which sees it come."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -112,6 +121,12 @@ class StreamProtocol(HttpToolsProtocol):
             return
         if self._idle and self not in self.deadlines:
             self.deadlines.set(self, HEAD_SECONDS)
+        if self in self.deadlines:
+            if self.head_bytes > MAX_HEAD_BYTES:
+                self.transport.write(_TOO_LARGE_ANSWER)
+                self.transport.close()
+                return
+            self.head_bytes += len(data)
         super().data_received(data)
 
     @property
@@ -125,6 +140,7 @@ class StreamProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self.deadlines.clear(self)
+        self.head_bytes = 0
         super().on_headers_complete()
         if self.cycle is not None and self.cycle.scope is self.scope:
             extensions: dict[str, Any] = self.scope.setdefault("extensions", {})

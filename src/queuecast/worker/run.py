@@ -99,12 +99,11 @@ class Run:
             return _lost("its process died each time")
         handler = self._worker.handlers.get((self.task.queue, self.task.name))
         if handler is None:
-            return ErrorInfo("unknown-task", f"this queue's worker has no handler named {self.task.name!r}")
+            return ErrorInfo("unknown-task-name", f"this queue's worker has no handler named {self.task.name!r}")
         try:
             handler.signature.decode(self.task.args)
         except InvalidInput as error:
-            flaws = "; ".join(f"{flaw.pointer}: {flaw.detail}" for flaw in error.flaws)
-            return ErrorInfo("invalid-arguments", f"{error}: {flaws}" if flaws else str(error))
+            return ErrorInfo("invalid-arguments", str(error))
         return None
 
     async def _execute(self, handler: AnyHandler, trail: Trail, *, alone: bool) -> Outcome:
