@@ -94,7 +94,7 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        return not self._exit.done()
+        return not self._exit.done() and not _has_ended(self._process.pid)
 
     async def run(self, handler: Handler[Any, Any, Any], context: RunContext, args: Raw) -> Any:
         """What the handler returned, as JSON. Raises `HandlerRaised`, or `ProcessDied` with how."""
@@ -155,6 +155,16 @@ class Child:
     def _exited(self, _: asyncio.Future[int]) -> None:
         # What it had started may live on and hold the socket open, so that its end alone would not be noticed.
         asyncio.get_running_loop().call_later(LAST_ANSWER_SECONDS, self._writer.transport.abort)
+
+
+def _has_ended(pid: int) -> bool:
+    """Asks the kernel, which knows before the event loop has been told; leaves the exit code for that one."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return False
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 def _environment(fd: int) -> dict[str, str]:
