@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from queuecast import Queuecast
+from queuecast.control import HandlerInfo
 from queuecast.event import OutputEvent, TaskEvent, TaskInfo
 from queuecast.task import keyed_task_id, timestamp
 
@@ -49,7 +50,7 @@ class Publisher:
         """Submit the tasks and let them run."""
         queue = self._app.queue(QUEUE)
         session = await self._app.session()
-        queue.announced["stream"] = msgspec.UNSET  # type: ignore[assignment]
+        queue.announced["stream"] = HandlerInfo("stream", {})
         numbers = range(self._tasks)
         await asyncio.gather(*(queue.submit("stream", {}, idempotency_key=f"stream {number}") for number in numbers))
         await session.broker.append(QUEUE, [self._running(number) for number in numbers])

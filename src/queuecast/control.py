@@ -16,10 +16,15 @@ class CancelRequested(Struct, frozen=True, tag_field="type", tag="cancel"):
 
 
 class HandlerInfo(Struct, frozen=True):
-    """A handler as its worker announces it; `schema` is the JSON Schema of its arguments."""
+    """A handler as its worker announces it: what a submitter who does not choose gets, and the arguments' JSON Schema.
+
+    `timeout` is seconds.
+    """
 
     name: str
     schema: dict[str, Any]
+    retries: int = 0
+    timeout: float | None = None
 
 
 class WorkerAnnounced(Struct, frozen=True, tag_field="type", tag="worker"):

@@ -137,7 +137,7 @@ class Queue:
             handler.signature.decode(args)
         elif not self.external and name not in self.announced:
             raise self._unknown(name)
-        return self._make(handler, name, args, options)
+        return self._make(handler or self.announced.get(name), name, args, options)
 
     def ref_to(self, handler: Handler[Any, Y, R] | None, id: str, cursor: str = "") -> TaskRef[Y, R]:
         if handler is None:
@@ -230,7 +230,9 @@ class Queue:
         (receipt,) = await session.broker.submit([task])
         return self.ref_to(handler, receipt.id, str(receipt.cursor))
 
-    def _make(self, handler: Handler[Any, Any, Any] | None, name: str, args: Raw, options: Options) -> Task:
+    def _make(
+        self, handler: Handler[Any, Any, Any] | HandlerInfo | None, name: str, args: Raw, options: Options
+    ) -> Task:
         if options.priority is not None:
             raise NotSupported("this broker has no priorities", [Flaw("/priority", "leave it out")])
         if handler is not None:
@@ -265,7 +267,7 @@ class Queue:
                             yield event
 
 
-def _with_defaults(options: Options, handler: Handler[Any, Any, Any]) -> Options:
+def _with_defaults(options: Options, handler: Handler[Any, Any, Any] | HandlerInfo) -> Options:
     """What the handler's decorator says, where the submitter did not choose."""
     retries = handler.retries if options.retries is None else options.retries
     timeout = handler.timeout if options.timeout is None else options.timeout

@@ -5,19 +5,33 @@ import fcntl
 import os
 import sqlite3
 import stat
-from contextlib import closing
+import threading
+from contextlib import aclosing, closing
 from pathlib import Path
 
 import pytest
 
 from queuecast.brokers import Retention, make_broker
-from queuecast.brokers.sqlite import SQLiteBroker, database, duties, operations, peers, place, store
+from queuecast.brokers.sqlite import SQLiteBroker, database, duties, operations, peers, place, reads, store
 from queuecast.errors import BrokerUnavailable, ConfigurationError, OutcomeUnknown, StorageFull
 
 from .contract import Backend, BrokerContract
-from .making import QUEUE, new_task, new_tasks
+from .making import QUEUE, new_task, new_tasks, seconds_from_now
 from .sqlite_child import LEASE
-from .steps import begin, consuming, entries_of, finish, log_of, story
+from .steps import (
+    FAR,
+    a_round_trip,
+    begin,
+    consuming,
+    entries_of,
+    finish,
+    log_of,
+    meanwhile,
+    result_of,
+    results_of,
+    story,
+    turns,
+)
 
 
 @pytest.fixture
@@ -133,6 +147,14 @@ class TestOpening:
         assert sorted(each.name for each in path.parent.iterdir()) == ["work.db", "work.db.d"]
         assert [each.name for each in Path(f"{path}.d").iterdir()] == ["lock"]
 
+    async def test_what_others_left_behind_is_cleared_away_without_a_server(self, path, open_broker):
+        await (await open_broker()).close()
+        os.mkfifo(Path(f"{path}.d/00c0ffee.fifo"))
+        broker = await open_broker()
+        await broker.submit([new_task()])
+        await broker.close()
+        assert [each.name for each in Path(f"{path}.d").iterdir()] == ["lock"]
+
     async def test_people_can_look_into_it(self, path, open_broker):
         broker = await open_broker()
         await broker.submit([task := new_task(owner="ann")])
@@ -227,6 +249,89 @@ class TestWriting:
         assert bounds.last == 3
 
 
+class TestDamaged:
+    """A task's body cannot be read."""
+
+    @pytest.fixture
+    def damage(self, path):
+        def damage(task):
+            with closing(sqlite3.connect(path)) as db, db:
+                db.execute("UPDATE task SET body = ? WHERE id = ?", (b'{"id":', task.id))
+
+        return damage
+
+    async def test_it_goes_to_the_dead_letters_and_the_rest_goes_on(self, open_broker, damage):
+        broker = await open_broker()
+        await broker.submit(tasks := new_tasks(3))
+        damage(tasks[0])
+        damage(tasks[2])
+        async with consuming(broker, concurrency=1) as deliveries:
+            delivery = await anext(deliveries)
+            assert delivery.task == tasks[1]
+            await finish(delivery)
+            results = await results_of(broker, [task.id for task in tasks])
+        for task in (tasks[0], tasks[2]):
+            error = results[task.id].error
+            assert (error.type, "cannot be read" in error.message) == ("undecodable", True)
+        assert (await broker.counts())[QUEUE]["failed"] == 2
+
+    async def test_it_expires_all_the_same(self, open_broker, damage):
+        broker = await open_broker()
+        await broker.submit([task := new_task(owner="ann", expires_at=seconds_from_now(0.5))])
+        damage(task)
+        result = await result_of(broker, task.id)
+        assert (result.error.type, result.owner, result.attempt) == ("expired", "ann", 1)
+
+    async def test_a_defect_is_nobodys_success(self, path, open_broker, damage):
+        broker = await open_broker()
+        await broker.submit([task := new_task()])
+        damage(task)
+        with open(f"{path}.d/lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            asked = [asyncio.ensure_future(broker.submit([each])) for each in (task, new_task())]
+            await turns()
+        for answer in await asyncio.gather(*asked, return_exceptions=True):
+            assert isinstance(answer, BrokerUnavailable)
+            assert "a defect of queuecast" in str(answer)
+        await broker.submit([new_task()])
+        assert len(await log_of(broker)) == 2
+
+    async def test_a_consumer_outlives_a_neighbours_defect(self, path, open_broker, damage):
+        broker = await open_broker()
+        await broker.submit([task := new_task(delay=FAR)])
+        damage(task)
+        async with consuming(broker) as deliveries:
+            with open(f"{path}.d/lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                refused = asyncio.ensure_future(broker.submit([task]))
+                next_ = asyncio.ensure_future(anext(deliveries))
+                await turns()
+            with pytest.raises(BrokerUnavailable):
+                await refused
+            await broker.submit([another := new_task()])
+            assert (await next_).task == another
+
+
+class TestOwners:
+    async def test_an_owners_tasks_are_found_by_an_index(self, path, open_broker):
+        broker = await open_broker()
+        await broker.submit([mine := new_task(owner="ann"), new_task(owner="bob"), new_task()])
+        number = await broker._number(QUEUE)
+        ran: list[str] = []
+        with closing(sqlite3.connect(path)) as db:
+            db.set_trace_callback(ran.append)
+            for state in (None, "queued", "failed"):
+                found = reads.statuses(db, number, QUEUE, state=state, owner="ann", before=None, limit=10)
+                assert [status.id for status in found] == ([] if state == "failed" else [mine.id])
+            db.set_trace_callback(None)
+            searches = [sql for sql in ran if "owner = 'ann'" in sql]
+            assert len(searches) == 3
+            for sql in searches:
+                plan = [detail for *_, detail in db.execute(f"EXPLAIN QUERY PLAN {sql}")]
+                assert "task_owner (queue=? AND owner=?" in plan[0]
+                assert not any("TEMP B-TREE" in step for step in plan)
+
+
 class Failing:
     """A connection whose next COMMIT fails as if the disk did, after it has landed or before, as `lands` says."""
 
@@ -309,6 +414,101 @@ class TestFailing:
         connections[0].lands = False
         async with consuming(broker) as deliveries:
             assert (await anext(deliveries)).task == task
+
+    async def test_a_look_that_failed_is_repeated(self, open_broker, monkeypatch):
+        monkeypatch.setattr(duties, "LEASE_SECONDS", LEASE)
+        broker, elsewhere = await open_broker(), await open_broker()
+        peek = store.Store.peek
+
+        def failing(*_):
+            monkeypatch.setattr(store.Store, "peek", peek)
+            raise BrokerUnavailable("the disk fails")
+
+        async with consuming(broker) as deliveries, meanwhile(anext(deliveries)) as [next_]:
+            await a_round_trip(broker)
+            monkeypatch.setattr(store.Store, "peek", failing)
+            await elsewhere.submit([task := new_task()])
+            assert (await next_).task == task
+        assert store.Store.peek is peek
+
+    async def test_what_a_peer_that_stands_still_would_have_taken_is_taken(self, open_broker, monkeypatch):
+        monkeypatch.setattr(duties, "LEASE_SECONDS", LEASE)
+        broker, stopped = await open_broker(), await open_broker()
+        goes_on = threading.Event()
+        async with (
+            consuming(stopped) as theirs,
+            consuming(broker) as ours,
+            meanwhile(anext(theirs), anext(ours)) as [_, next_],
+        ):
+            await a_round_trip(broker)
+            await stopped.submit([task := new_task(delay=0.3)])
+            with monkeypatch.context() as patch:
+                patch.setattr(stopped._writer, "_round", goes_on.wait)
+                try:
+                    assert (await next_).task == task
+                finally:
+                    goes_on.set()
+
+    async def test_what_waits_to_be_tried_again_is_answered_after_a_defect(self, open_broker, connections, monkeypatch):
+        broker = await open_broker()
+        await broker.submit([new_task()])
+        enter = place.Turn.__enter__
+
+        def fail_after_the_commit(turn):
+            if connections[0].lands is None:
+                monkeypatch.setattr(place.Turn, "__enter__", enter)
+                raise OSError("no locks available")
+            enter(turn)
+
+        async with consuming(broker) as deliveries:
+            delivery = await anext(deliveries)
+            run = await begin(delivery)
+            connections[0].lands = False
+            monkeypatch.setattr(place.Turn, "__enter__", fail_after_the_commit)
+            with pytest.raises(BrokerUnavailable, match="no locks available"):
+                await delivery.ack(run.succeeded())
+
+    async def test_peers_that_cannot_be_woken_stop_nothing(self, open_broker, monkeypatch):
+        broker = await open_broker()
+        await broker.declare(QUEUE)
+
+        def tell(*_):
+            raise OSError("bad file descriptor")
+
+        monkeypatch.setattr(peers.Peers, "tell", tell)
+        for task in new_tasks(3):
+            await broker.submit([task])
+        assert len(await log_of(broker)) == 3
+
+    async def test_when_the_thread_ends_everyone_is_told_why(self, path, open_broker, monkeypatch):
+        broker = await open_broker()
+        await broker.submit([new_task()])
+        lost = []
+
+        def wait(*_):
+            raise OSError("too many of something")
+
+        async with (
+            aclosing(broker.consume(QUEUE, 1, lost.append)) as deliveries,
+            aclosing(broker.read(QUEUE, 2)) as log,
+        ):
+            delivery = await anext(deliveries)
+            await begin(delivery)
+            waiting = [asyncio.ensure_future(anext(each)) for each in (deliveries, log)]
+            await turns()
+            with monkeypatch.context() as patch:
+                patch.setattr(peers.Peers, "wait", wait)
+                await broker.post(b"{}")
+                for each in await asyncio.gather(*waiting, return_exceptions=True):
+                    assert isinstance(each, BrokerUnavailable)
+                    assert "too many of something" in str(each)
+                with pytest.raises(BrokerUnavailable, match="too many of something"):
+                    await broker.submit([new_task()])
+                await broker.close()
+        assert lost == [delivery]
+        assert [each.name for each in Path(f"{path}.d").iterdir()] == ["lock"]
+        await broker.open()
+        assert len(await log_of(broker)) == 2
 
     async def test_a_full_disk_is_said_to_be_full(self, open_broker, connections):
         broker = await open_broker()

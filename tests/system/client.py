@@ -109,7 +109,7 @@ class Work:
     @property
     def body(self):
         gate = {"gate": self.gate} if self.gate else {}
-        return {"name": self.name, "args": {"number": self.number, **gate}, "retries": self.attempts - 1}
+        return {"name": self.name, "args": {"number": self.number, **gate}}
 
     @property
     def attempts(self):

@@ -32,7 +32,9 @@ async def gone(pid: int) -> None:
 
 def _is_running(pid: int) -> bool:
     with suppress(FileNotFoundError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+        # The main thread of a process that was killed may be gone before the others are.
+        ended = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z"
+        return not ended or len(os.listdir(f"/proc/{pid}/task")) > 1
     return False
 
 

@@ -209,11 +209,15 @@ class Worker:
             time=time.time(),
             concurrency=self._concurrency,
             queues={
-                name: [HandlerInfo(h.name, h.signature.schema()) for h in self._app.queues[name].handlers.values()]
+                name: [_info(handler) for handler in self._app.queues[name].handlers.values()]
                 for name in self._queues
             },
         )
         await self._broker.post(encode_control(message))
+
+
+def _info(handler: Handler[Any, Any, Any]) -> HandlerInfo:
+    return HandlerInfo(handler.name, handler.signature.schema(), handler.retries, handler.timeout)
 
 
 def _with_handlers(app: Queuecast, chosen: Iterable[str] | None) -> list[str]:

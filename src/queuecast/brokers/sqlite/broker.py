@@ -74,6 +74,7 @@ class SQLiteBroker(Broker):
         self._holdings = Holdings(self._hand)
         self._numbers: dict[str, int] = {}
         self._bells: dict[int, asyncio.Event] = {}
+        self._ending: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<SQLiteBroker {self._place.file}: {self._unusable or f'{len(self._holdings)} held'}>"
@@ -83,7 +84,10 @@ class SQLiteBroker(Broker):
             return
         self._place.prepare()
         self._numbers.clear()
-        self._writer = Writer(self._place, self.retention, new_token(), syncs=self._syncs, tell=self._told)
+        self._ending = None
+        self._writer = Writer(
+            self._place, self.retention, new_token(), syncs=self._syncs, tell=self._told, lost=self._lost
+        )
         self._near, self._far = await self._writer.open()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="queuecast sqlite reader")
         asyncio.get_running_loop().add_reader(self._writer.peers.inbox, self._heard)
@@ -91,16 +95,11 @@ class SQLiteBroker(Broker):
         _open.add(self)
 
     async def close(self) -> None:
-        if self._unusable:
-            return
-        self._holdings.end()
-        self._unusable = _CLOSED
-        _open.discard(self)
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._writer.peers.inbox)
-        self._ring(self._bells)
-        await loop.run_in_executor(None, self._reader.shutdown)
-        await self._writer.close()
+        if not self._unusable:
+            self._holdings.end(_CLOSED)
+            self._end(_CLOSED)
+        if self._ending is not None:
+            await self._ending
 
     async def declare(self, queue: str) -> None:
         await self._number(queue)
@@ -221,6 +220,19 @@ class SQLiteBroker(Broker):
         self._holdings.add(outcome.deliveries)
         self._ring(self._bells if outcome.lost_peer else outcome.grown)
 
+    def _lost(self, reason: str) -> None:
+        """The writer cannot go on."""
+        if not self._unusable:
+            self._end(reason)
+            self._holdings.lose(reason)
+
+    def _end(self, reason: str) -> None:
+        self._unusable = reason
+        _open.discard(self)
+        asyncio.get_running_loop().remove_reader(self._writer.peers.inbox)
+        self._ring(self._bells)
+        self._ending = asyncio.ensure_future(_let_go(self._reader, self._writer))
+
     def _heard(self) -> None:
         """What other processes did."""
         try:
@@ -265,6 +277,12 @@ def _abandon_all() -> None:
 
 
 os.register_at_fork(after_in_child=_abandon_all)
+
+
+async def _let_go(reader: ThreadPoolExecutor, writer: Writer) -> None:
+    # In this order: the writer closes the connections that are read with.
+    await asyncio.get_running_loop().run_in_executor(None, reader.shutdown)
+    await writer.close()
 
 
 def _submission(task: Task) -> Submission:

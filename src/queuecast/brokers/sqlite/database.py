@@ -82,6 +82,7 @@ CREATE UNIQUE INDEX task_id ON task (queue, id);
 CREATE INDEX task_due ON task (queue, due) WHERE due IS NOT NULL;
 CREATE INDEX task_claim ON task (claim) WHERE claim IS NOT NULL;
 CREATE INDEX task_expires ON task (expires) WHERE expires IS NOT NULL;
+CREATE INDEX task_owner ON task (queue, owner) WHERE owner IS NOT NULL;
 CREATE INDEX task_ended_badly ON task (state) WHERE {ENDED_BADLY};
 
 -- The processes that hold tasks; `until` is the end of their lease by the machine's monotonic clock.

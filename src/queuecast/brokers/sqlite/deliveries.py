@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from ...codec import decode_task
 from ...errors import BrokerUnavailable
 from ...event import Event
 from ..base import Delivery, OnLost
@@ -25,18 +24,18 @@ class LocalConsumer(Consumer):
         super().__init__(queue)
         self.on_lost = on_lost
         self.left = False
-        self._inbox: asyncio.Queue[SQLiteDelivery | None] = asyncio.Queue()
+        self._inbox: asyncio.Queue[SQLiteDelivery | BrokerUnavailable] = asyncio.Queue()
 
     def put(self, delivery: SQLiteDelivery) -> None:
         self._inbox.put_nowait(delivery)
 
-    def end(self) -> None:
-        self._inbox.put_nowait(None)
+    def end(self, reason: str) -> None:
+        self._inbox.put_nowait(BrokerUnavailable(reason))
 
     async def next(self) -> SQLiteDelivery:
         delivery = await self._inbox.get()
-        if delivery is None:
-            raise BrokerUnavailable("the broker is closed")
+        if isinstance(delivery, BrokerUnavailable):
+            raise delivery
         return delivery
 
 
@@ -46,7 +45,7 @@ class SQLiteDelivery(Delivery):
     def __init__(self, delivered: Delivered, hand: Hand) -> None:
         consumer, claimed = delivered
         assert isinstance(consumer, LocalConsumer), "the writer hands back what it was given"
-        self.task = task = decode_task(claimed.body)
+        self.task = task = claimed.task
         self.attempt = claimed.attempt
         self.suspect = claimed.suspect
         self.losses = claimed.losses
@@ -108,12 +107,20 @@ class Holdings:
         mine = [delivery for delivery in self._held.values() if delivery.consumer is consumer and delivery.counts]
         return [self._hand(Leave(consumer)), *(delivery.release() for delivery in mine)]
 
-    def end(self) -> None:
+    def end(self, reason: str) -> None:
         """Give everything back, and tell whoever waits that no more will come."""
         for consumer in tuple(self._consumers):
             for given_back in self.leave(consumer):
                 asyncio.ensure_future(given_back).add_done_callback(_seen)
-            consumer.end()
+            consumer.end(reason)
+
+    def lose(self, reason: str) -> None:
+        """Nothing can be given back any more: others take it, as from a process that died."""
+        consumers, self._consumers = self._consumers, set()
+        for consumer in consumers:
+            consumer.left = True
+            consumer.end(reason)
+        self.renewed(())
 
     def add(self, deliveries: Iterable[Delivered]) -> None:
         for delivered in deliveries:

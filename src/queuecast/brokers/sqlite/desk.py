@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any, Final
 
-from ...errors import BrokerUnavailable, OutcomeUnknown, QueuecastError
+from ...errors import BrokerUnavailable, OutcomeUnknown
 from .operations import Operation
 
 WATCH_SECONDS: Final = 1.0
@@ -22,7 +23,7 @@ class Desk:
     """Deques and flags only, each touched by one step, so that two threads need no lock. `ring` wakes the thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
-        self.closing = False
+        self.closing = threading.Event()
         """Nothing more will come."""
         self.greeted = False
         """A process has joined."""
@@ -57,8 +58,17 @@ class Desk:
         self._wake()
 
     def close(self) -> None:
-        self.closing = True
+        self.closing.set()
         self._wake()
+
+    def refuse(self, reason: str) -> None:
+        """The thread has ended: what it had begun has an unknown outcome, the rest was never written."""
+        for operation in self._begun:
+            answer(operation, OutcomeUnknown(reason))
+        for operation in self._waiting:
+            answer(operation, BrokerUnavailable(reason))
+        self._waiting.clear()
+        self.done()
 
     def _wake(self) -> None:
         if self._asleep:
@@ -108,9 +118,11 @@ class Desk:
     def sleep(self, wait: Callable[[], None]) -> None:
         """Call `wait`, which `ring` ends, unless there is something to do already."""
         self._asleep = True
-        if not (self._waiting or self._looks or self.greeted or self.closing):
-            wait()
-        self._asleep = False
+        try:
+            if not (self._waiting or self._looks or self.greeted or self.closing.is_set()):
+                wait()
+        finally:
+            self._asleep = False
 
     @property
     def busy(self) -> bool:
@@ -122,7 +134,7 @@ def answer(operation: Operation, result: Any) -> None:
     future = operation.future
     if future is None or future.done():
         return
-    if isinstance(result, QueuecastError):
+    if isinstance(result, Exception):
         future.set_exception(result)
     else:
         future.set_result(result)

@@ -10,9 +10,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from ...codec import decode_task
+from ...codec import decode_task, encode_event
 from ...cursor import Cursor, beginning, cursor_at
-from ...event import Event
+from ...event import ErrorInfo, Event, ended
 from ...lifecycle import Record, apply
 from ...task import STATES, State, Task
 from ..base import CONTROL, Receipt, Retention
@@ -108,10 +108,18 @@ class Row:
         return self.next_attempt, self.due, self.claim, self.expires
 
 
+class Whose(NamedTuple):
+    """Of a task what an event says of it; from its row, as its body may be damaged."""
+
+    id: str
+    queue: str
+    owner: str | None
+
+
 class Claimed(NamedTuple):
     """A task as it is handed to a consumer. `claim` proves that this holder still has it."""
 
-    body: bytes
+    task: Task
     attempt: int
     suspect: bool
     losses: int
@@ -226,6 +234,13 @@ class Ledger:
         self._offer(row)
         return Receipt(task.id, record.state, cursor_at(line.identity, first, event_body), created=True)
 
+    def fail(self, whose: Whose, type: str, message: str) -> None:
+        """End a task that no run is going to end. Its row is loaded."""
+        row = self.row(whose.queue, whose.id)
+        attempt = row.next_attempt if row else 1
+        event = ended(whose, "failed", self.now, attempt=attempt, error=ErrorInfo(type, message))
+        self.append(whose.queue, event, encode_event(event))
+
     def settle(self, name: str, id: str, claim: str, due: float, attempt: int) -> None:
         """Let go of a task that this claim still holds; one that has not ended is delivered again at `due`."""
         row = self.row(name, id)
@@ -249,21 +264,41 @@ class Ledger:
         """Up to `room` tasks that are due, in the order in which they became so. After `flush`.
 
         A claim is still there only where its holder died or stood still, and the task may be why, even when nothing
-        of its run has reached the log.
+        of its run has reached the log. One that cannot be read goes to the dead letters: nobody could run it.
         """
         found = self.db.execute(
-            "SELECT pos, body, next_attempt, state = 'running' OR claim IS NOT NULL, "
+            "SELECT pos, id, owner, body, next_attempt, state = 'running' OR claim IS NOT NULL, "
             "losses + (state = 'running' AND alone) FROM task "
             "WHERE queue = ? AND due <= ? AND (expires IS NULL OR expires > ?) ORDER BY due, pos LIMIT ?",
             (queue, self.now, self.now, room),
         ).fetchall()
-        if found:
-            places = msgspec.json.encode([pos for pos, *_ in found]).decode()
+        claimed: list[Claimed] = []
+        places: list[int] = []
+        damaged: list[tuple[str, str | None, Exception]] = []
+        for pos, id, owner, body, attempt, suspect, losses in found:
+            try:
+                claimed.append(Claimed(decode_task(body), attempt, bool(suspect), losses, claim))
+                places.append(pos)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                damaged.append((id, owner, error))
+        if claimed:
             self.db.execute(
-                "UPDATE task SET claim = ?, due = NULL WHERE pos IN (SELECT value FROM json_each(?))", (claim, places)
+                "UPDATE task SET claim = ?, due = NULL WHERE pos IN (SELECT value FROM json_each(?))",
+                (claim, msgspec.json.encode(places).decode()),
             )
-            self.load += len(found) // 8
-        return [Claimed(body, attempt, bool(suspect), losses, claim) for _, body, attempt, suspect, losses in found]
+            self.load += len(claimed) // 8
+        if damaged:
+            self._bury(queue, damaged)
+        return claimed
+
+    def _bury(self, queue: int, damaged: Iterable[tuple[str, str | None, Exception]]) -> None:
+        (name,) = self.db.execute("SELECT name FROM queue WHERE no = ?", (queue,)).fetchone()
+        self.load_rows({name: [id for id, *_ in damaged]})
+        for id, owner, error in damaged:
+            self.fail(Whose(id, name, owner), "undecodable", f"the stored task cannot be read: {error}")
+            if row := self.row(name, id):
+                row.claim = None
+        self.flush()
 
     def next_due(self, queue: int) -> float:
         """When a task of this queue can be delivered next, in the past when one can be now, infinity for never."""

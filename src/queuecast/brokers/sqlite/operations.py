@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Any, ClassVar, Final, NamedTuple
 
-from ...codec import decode_task, encode_event
+from ...codec import encode_event
 from ...errors import KeyReused
-from ...event import ErrorInfo, Event, ended
-from ...task import Task
+from ...event import Event
+from ...task import Task, same_work
 from ..base import CONTROL, Receipt
 from .database import FINAL
-from .ledger import Ledger
+from .ledger import Ledger, Whose
 
 EXPIRE_STEP: Final = 500
 """Tasks that one transaction lets expire; the rest follows in the next."""
@@ -86,8 +86,8 @@ class Submit(Operation):
         batch: dict[tuple[str, str], Task] = {}
         for task, *_ in self._submissions:
             earlier = ledger.task(task.queue, task.id) or batch.setdefault((task.queue, task.id), task)
-            if (earlier.name, bytes(earlier.args)) != (task.name, bytes(task.args)):
-                raise KeyReused("this idempotency key belongs to a task with another name or other arguments")
+            if not same_work(earlier, task):
+                raise KeyReused()
         return [ledger.take(*submission) for submission in self._submissions]
 
 
@@ -262,17 +262,13 @@ class Expire(Duty):
 
     def run(self, ledger: Ledger) -> float:
         found = ledger.db.execute(
-            "SELECT queue.name, id, body FROM task JOIN queue ON no = task.queue "
+            "SELECT id, queue.name, owner FROM task JOIN queue ON no = task.queue "
             "WHERE expires <= ? AND due IS NOT NULL LIMIT ?",
             (ledger.now, EXPIRE_STEP),
         ).fetchall()
-        ledger.load_rows(_by_queue((name, id) for name, id, _ in found))
-        for name, id, body in found:
-            row = ledger.row(name, id)
-            attempt = row.next_attempt if row else 1
-            error = ErrorInfo("expired", "the task was not begun before its expires_at")
-            event = ended(decode_task(body), "failed", ledger.now, attempt=attempt, error=error)
-            ledger.append(name, event, encode_event(event))
+        ledger.load_rows(_by_queue((name, id) for id, name, _ in found))
+        for columns in found:
+            ledger.fail(Whose(*columns), "expired", "the task was not begun before its expires_at")
         ledger.flush()
         if len(found) == EXPIRE_STEP:
             return ledger.now

@@ -71,13 +71,17 @@ class Peers:
             os.set_blocking(end, False)
         self._poll.register(self._bell, select.POLLIN)
 
-    def join(self) -> None:
-        """Make the own FIFO and greet the others. Needs the turn, else a half-made one would be taken for dead."""
+    def join(self) -> bool:
+        """Make the own FIFO and greet the others. Needs the turn, else a half-made one would be taken for dead.
+
+        True when one is found whose owner is dead: nobody else may be there to bury it.
+        """
         os.mkfifo(self._fifo, 0o600)
         # Open for writing as well, so that it never reads as ended while no peer has it open.
         self.inbox = os.open(self._fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self.scan()
+        found_dead = self.scan()
         self.tell(HELLO)
+        return found_dead
 
     def scan(self) -> bool:
         """Open the FIFOs of newcomers. True when one is found whose owner is dead."""

@@ -90,8 +90,10 @@ def statuses(
             index = "INDEXED BY task_ended_badly"
             conditions.append(ENDED_BADLY)
     if owner is not None:
-        conditions.append("owner = ?")
-        parameters.append(owner)
+        # Also where a state is asked for: one owner's tasks are fewer than everybody's, and lie in the list's order.
+        index = "INDEXED BY task_owner"
+        conditions.append("task.queue = ? AND owner = ?")
+        parameters += [queue, owner]
     sql = f"{_STATUS.format(index=index)} {' AND '.join(conditions)} ORDER BY pos DESC LIMIT ?"
     return [_status(name, row) for row in db.execute(sql, (*parameters, limit))]
 

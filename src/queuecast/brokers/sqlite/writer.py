@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final
 
-from ...errors import BrokerError, BrokerUnavailable, QueuecastError
+from ...errors import BrokerError, BrokerUnavailable, OutcomeUnknown, QueuecastError
 from ..base import Retention
 from .database import connect, translated
 from .demand import Delivered, Demand
@@ -70,11 +70,19 @@ class _Batch:
 class Writer:
     """Runs from `open` to `close`. `tell` is called in the event loop with each outcome, in order.
 
+    `lost` is called there with the reason when the thread cannot go on; what it has is let go of at `close`.
     `token` names this process's broker among its peers, `syncs` is told in `Store`.
     """
 
     def __init__(
-        self, place: Place, retention: Retention, token: str, *, syncs: bool, tell: Callable[[Outcome], None]
+        self,
+        place: Place,
+        retention: Retention,
+        token: str,
+        *,
+        syncs: bool,
+        tell: Callable[[Outcome], None],
+        lost: Callable[[str], None],
     ) -> None:
         self._store = Store(place, token, syncs=syncs)
         self.peers = Peers(place.folder, token)
@@ -82,6 +90,7 @@ class Writer:
         self._retention = retention
         self._token = token
         self._tell = tell
+        self._lost = lost
         self._loop = asyncio.get_running_loop()
         self.desk = Desk(self._loop, self.peers.ring)
         self._duties = Duties(token, self.peers.alive)
@@ -91,6 +100,8 @@ class Writer:
         """What a worker handed over and could not be written yet."""
         self._pause = 0.0
         self._paused_until = 0.0
+        self._failure = ""
+        """Why the thread cannot go on."""
         self._readers: list[sqlite3.Connection] = []
         self._opened: asyncio.Future[list[sqlite3.Connection]] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
@@ -103,15 +114,26 @@ class Writer:
         self._thread.start()
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                return await asyncio.shield(self._opened)
+                readers = await asyncio.shield(self._opened)
         except TimeoutError:
             self.desk.close()
             raise BrokerUnavailable(STUCK) from None
+        if self._failure:
+            self.desk.close()
+            raise BrokerUnavailable(self._failure)
+        return readers
 
     async def close(self) -> None:
         """Finish what was handed over, offer to others what is still held, and end."""
         self.desk.close()
         await asyncio.wait([self._ended], timeout=OPEN_SECONDS)
+
+    def _give_up(self, error: Exception) -> None:
+        """The thread cannot go on, and waits until nothing of what it has is used here any more."""
+        self._failure = reason = f"the thread that writes to {self._place.file} has ended: {error!r}"
+        self._lost(reason)
+        self._tell(Outcome([(operation, OutcomeUnknown(reason)) for operation in self._kept]))
+        self.desk.refuse(reason)
 
     def abandon(self) -> None:
         """In a forked child: let go of what is shared with the parent. SQLite's connections are left alone."""
@@ -123,25 +145,29 @@ class Writer:
     def _run(self) -> None:
         try:
             if self._open():
-                while not self.desk.closing or self.desk.busy or self._kept:
+                while not self.desk.closing.is_set() or self.desk.busy or self._kept:
                     self.desk.sleep(self._wait)
                     self._round()
                 self._transact([Depart(self._token)], set())
-        except Exception:
+        except Exception as error:
             logger.exception("the thread that writes to %s has ended", self._place.file)
+            self._in_loop(self._give_up, error)
+            self.desk.closing.wait()
         finally:
-            self._close()
-            self._in_loop(_resolve, self._ended, None)
+            try:
+                self._close()
+            finally:
+                self._in_loop(_resolve, self._ended, None)
 
     def _open(self) -> bool:
         try:
             with self._store.turn:
                 self._store.open()
                 self._readers = [connect(self._place) for _ in range(2)]
-                self.peers.join()
+                self._duties.lost_peer |= self.peers.join()
         except sqlite3.Error as error:
             self._in_loop(_resolve, self._opened, translated(error))
-        except (QueuecastError, OSError) as error:
+        except Exception as error:
             self._in_loop(_resolve, self._opened, error)
         else:
             self._in_loop(_resolve, self._opened, self._readers)
@@ -167,10 +193,11 @@ class Writer:
             self.desk.greeted = False
             self._duties.lost_peer |= self.peers.scan()
         looks = self.desk.looks() | self._demand.overdue(time.time())
-        if self._duties.lost_peer:
-            looks |= self._demand.due.keys()
         paused = self._paused_until > time.monotonic()
         duties = [] if paused else self._duties.due()
+        if duties or self._duties.lost_peer:
+            # Also for what was not seen: a look whose transaction failed, work left to a peer that stands still.
+            looks |= self._demand.due.keys()
         if duties or self.desk.busy or (self._kept and not paused) or self._any_due(looks):
             self._transact(duties, looks)
 
@@ -186,19 +213,20 @@ class Writer:
         return bool(self._demand.overdue(time.time()))
 
     def _transact(self, duties: Sequence[Duty], looks: set[int]) -> None:
-        taken: list[Operation] = []
+        taken = [*self._kept]
         try:
             with self._store.turn:
+                taken += self.desk.take(MAX_BATCH)
                 if self._duties.lost_peer:
                     self.peers.bury()
-                taken = [*self._kept, *self.desk.take(MAX_BATCH)]
                 durable = any(operation.durable for operation in (*duties, *taken))
                 batch = self._store.write(lambda db: self._make(db, duties, taken, looks), durable=durable)
         except BrokerError as error:
             self._failed(taken, error)
         except Exception as error:
             logger.exception("a defect of queuecast; nothing of this was written")
-            self._failed(taken, error)
+            refusal = BrokerUnavailable(f"a defect of queuecast: {error!r}; nothing was written")
+            self._failed(taken, refusal, again=False)
         else:
             self._committed(batch)
             self._store.tidy()
@@ -234,16 +262,23 @@ class Writer:
         outcome.held = self._duties.done(batch.duties, batch.ledger)
         changed = batch.left.union(outcome.grown)
         # The others first: once our own event loop is awake it wants this thread's processor.
-        self.peers.tell(encode([Change(queue, queue in batch.left) for queue in changed]))
+        try:
+            self.peers.tell(encode([Change(queue, queue in batch.left) for queue in changed]))
+        except Exception:
+            # It is committed, whoever hears of it.
+            logger.exception("the other processes could not be woken")
         self._in_loop(self._tell, outcome)
 
-    def _failed(self, taken: Sequence[Operation], error: Exception) -> None:
-        """Nothing was written. What a worker handed over is tried again while its patience lasts: the work is done."""
+    def _failed(self, taken: Sequence[Operation], error: BrokerError, *, again: bool = True) -> None:
+        """Nothing was written. What a worker handed over is tried again while its patience lasts: the work is done.
+
+        Not `again` after a defect, which would fail whatever shares its transaction; but a consumer is never forgotten.
+        """
         now = time.monotonic()
         self._pause = min(MAX_PAUSE, self._pause * 2 or FIRST_PAUSE)
         self._paused_until = now + self._pause
-        again = isinstance(error, BrokerError)
-        self._kept = [each for each in taken if again and each.lasting and now < each.born + each.patience]
+        lasting = [each for each in taken if each.lasting and (again or each.patience == inf)]
+        self._kept = [each for each in lasting if now < each.born + each.patience]
         refused = [(each, error) for each in taken if each not in self._kept]
         if refused:
             self._in_loop(self._tell, Outcome(refused))
