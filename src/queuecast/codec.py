@@ -67,7 +67,7 @@ def encode_value(value: Any) -> Raw:
         body = msgspec.json.encode(value, enc_hook=_pydantic)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ValueError(f"JSON cannot carry this {type(value).__name__}: {error}") from error
-    if b"null" in body:
+    if value is not None and b"null" in body:
         _refuse_non_finite(value)
     if is_too_deep(body):
         raise ValueError(f"this {type(value).__name__} is nested more than {MAX_DEPTH} levels deep")

@@ -93,7 +93,8 @@ class Reader:
     @classmethod
     async def get(cls, port, path="/events", headers=None, *, method="GET", version="1.1", receive_buffer=None):
         client = await cls.connect(port, receive_buffer=receive_buffer)
-        lines = [f"{method} {path} HTTP/{version}", "host: test", *(f"{k}: {v}" for k, v in (headers or {}).items())]
+        told = {"host": "test", **(headers or {})}
+        lines = [f"{method} {path} HTTP/{version}", *(f"{name}: {value}" for name, value in told.items())]
         client.writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
         await client.read_head()
         return client

@@ -7,10 +7,14 @@ import pytest
 
 from queuecast import Principal, Queuecast
 from queuecast.brokers.memory import MemoryBroker
+from queuecast.cli.serving import guarded
 from queuecast.errors import BrokerUnavailable, OutcomeUnknown, StorageFull
 from queuecast.gateway import body as body_module
+from queuecast.gateway.server import Connection, StreamProtocol
+from queuecast.settings import Settings
 
 from .asgi import get, post, request
+from .serving import Reader, serving
 
 SUBMIT = "/queues/reports/tasks"
 GOOD = {"name": "render", "args": {"report_id": 1}}
@@ -313,6 +317,66 @@ async def test_a_page_of_another_site_changes_nothing(qc):
             answer = await post(qc.gateway, path, GOOD, {"sec-fetch-site": "cross-site"})
             assert (answer.status, answer.json["type"]) == (403, "urn:queuecast:problem:cross-site")
         assert (await get(qc.gateway, f"{SUBMIT}/{task['id']}")).json["state"] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 202),
+        ({"sec-fetch-site": "same-origin"}, 202),
+        ({"sec-fetch-site": "none"}, 202),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "cross-site", "origin": "http://queues.example"}, 403),
+        ({"origin": "http://queues.example"}, 202),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "http://queues.example:81"}, 403),
+        ({"origin": "null"}, 403),
+    ],
+)
+async def test_a_browser_says_where_a_request_comes_from_and_a_program_nothing(qc, headers, status):
+    async with qc.running():
+        assert (await post(qc.gateway, SUBMIT, GOOD, {"host": "queues.example", **headers})).status == status
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost", 200), ("127.0.0.1:8765", 200), ("[::1]:8765", 200), ("evil.example", 400), ("localhost.evil", 400)],
+)
+async def test_without_a_login_only_this_machines_own_names_are_answered(qc, host, status):
+    face = guarded(qc, qc.gateway, Settings())
+    async with qc.running():
+        assert (await get(face, "/queues", {"host": host})).status == status
+
+
+async def test_with_a_login_or_insecure_every_name_is_answered(qc):
+    assert guarded(qc, qc.gateway, Settings(insecure=True)) is qc.gateway
+    assert guarded(qc, qc.gateway, Settings(host="0.0.0.0", insecure=True)) is qc.gateway
+    locked = shop()
+    assert guarded(locked, locked.gateway, Settings()) is locked.gateway
+
+
+async def test_a_guarded_stream_still_takes_its_transport_over(qc):
+    async with qc.running(), serving(guarded(qc, qc.gateway, Settings()), StreamProtocol) as server:
+        client = await Reader.get(server.port, "/queues/reports/events", {"host": "localhost"})
+        await client.opened()
+        (sub,) = qc.gateway.hub._subs
+        assert isinstance(sub.sink, Connection)
+
+
+async def test_figures_of_everybody_are_not_for_people_who_see_their_own_tasks_only():
+    qc = shop(follow="own")
+    async with qc.running():
+        await post(qc.gateway, SUBMIT, GOOD, ANN)
+        assert (await get(qc.gateway, "/metrics", BOB)).status == 403
+        (line,) = (await get(qc.gateway, "/queues", BOB)).json["queues"]
+        assert (line["counts"], line["oldest_ready_seconds"]) == ({}, None)
+
+
+async def test_who_may_not_submit_may_not_requeue():
+    qc = shop(submit=False)
+    async with qc.running():
+        answer = await post(qc.gateway, f"{SUBMIT}/0198f2c1-0000-7000-8000-000000000000/requeue", headers=ANN)
+        assert (answer.status, answer.json["type"]) == (403, "urn:queuecast:problem:forbidden")
 
 
 def test_the_table_is_json_where_it_claims_to_be():

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from contextlib import suppress
 
 import pytest
 import uvicorn
@@ -124,6 +125,22 @@ async def test_a_head_without_an_end_is_cut(head, impatient):
         await client.read_head()
         assert client.status == 408
         assert await client.reader.read() == b""
+
+
+async def test_an_endless_head_is_cut_before_it_stalls_the_others():
+    async with serving(hello, StreamProtocol) as server:
+        client = await Reader.connect(server.port)
+        client.writer.write(b"GET / HTTP/1.1\r\nhost: test\r\nx: ")
+        sent = 0
+        # What is still on its way when the server has answered 431 and closed comes back as a reset.
+        with suppress(ConnectionError):
+            while not client.reader.at_eof():
+                client.writer.write(b"a" * 16_384)
+                await client.writer.drain()
+                sent += 16_384
+                assert sent < 100 * server_module.MAX_HEAD_BYTES
+        other = await Reader.get(server.port)
+        assert other.status == 200
 
 
 async def test_an_endless_trickle_is_cut(impatient):

@@ -2,7 +2,21 @@
 
 import asyncio
 
+import pytest
+
+from queuecast import Queuecast
+from queuecast.brokers import CONTROL
+from queuecast.brokers.base import Entry
+from queuecast.brokers.memory import MemoryBroker
+from queuecast.control import HandlerInfo, WorkerAnnounced, encode_control
+from queuecast.errors import BrokerUnavailable, OutcomeUnknown, ResultExpired
 from queuecast.event import TaskEvent
+from queuecast.gateway.catalog import Catalog
+from queuecast.gateway.meters import Meters
+from queuecast.hub.counters import Counters
+from queuecast.hub.hub import Hub
+from queuecast.session import Session
+from queuecast.tail import Tail
 
 from .asgi import get, post
 
@@ -175,9 +189,6 @@ async def test_health_tells_alive_from_ready(qc):
 async def test_a_gateway_without_the_code_learns_the_queues_from_their_workers(tmp_path, qc):
     async with qc.running(worker=True):
         session = await qc.session()
-        from queuecast import Queuecast
-        from queuecast.gateway.catalog import Catalog
-
         bare = Queuecast("memory://")
         catalog = Catalog(bare)
         await catalog.start(session)
@@ -188,3 +199,126 @@ async def test_the_gateway_starts_with_its_first_request_when_nothing_else_start
     answers = await asyncio.gather(*(get(qc.gateway, "/queues") for _ in range(5)))
     assert {answer.status for answer in answers} == {200}
     await qc.close()
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable, OutcomeUnknown, ResultExpired])
+async def test_a_failure_while_waiting_does_not_deny_that_the_task_was_accepted(qc, monkeypatch, error):
+    async def fail(self, queue, id):
+        raise error("no")
+
+    async with qc.running():
+        monkeypatch.setattr(Session, "wait_for_result", fail)
+        answer = await post(qc.gateway, "/queues/reports/tasks", {"name": "fail"}, {"Prefer": "wait=10"})
+        assert (answer.status, answer.json["state"]) == (202, "queued")
+
+
+async def test_the_preference_applied_is_the_wait_that_was_granted(qc):
+    async with qc.running(worker=True):
+        answer = await post(qc.gateway, "/queues/reports/tasks", {"name": "fail"}, {"Prefer": "wait=9999"})
+        assert answer.headers["preference-applied"] == "wait=60"
+
+
+# Following the queues
+
+
+async def test_a_queue_that_is_announced_while_the_gateway_starts_is_no_obstacle(qc, monkeypatch):
+    fanout = Hub.fanout
+
+    async def announced_meanwhile(self, queues):
+        qc.queue("late")
+        return await fanout(self, queues)
+
+    monkeypatch.setattr(Hub, "fanout", announced_meanwhile)
+    assert (await get(qc.gateway, "/readyz")).status == 200
+    await qc.close()
+
+
+def announced(queue, worker="w", time=0.0):
+    return Entry(1, encode_control(WorkerAnnounced(worker, time, 4, {queue: [HandlerInfo("render", {})]})))
+
+
+async def test_a_queue_that_is_announced_later_is_followed_and_counted(qc):
+    async with qc.running():
+        opened = await qc.gateway.opened()
+        opened.catalog.entries([announced("late")])
+        while ("late",) not in [queues for queues, _ in opened.hub._followed]:
+            await asyncio.sleep(0.001)
+        assert (await post(qc.gateway, "/queues/late/tasks", {"name": "render"})).status == 202
+        while b'queuecast_events_appended_total{queue="late"} 1.0' not in (await get(qc.gateway, "/metrics")).body:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_queue_that_cannot_be_followed_is_tried_again_when_it_is_announced_again(qc, monkeypatch, caplog):
+    async with qc.running():
+        opened = await qc.gateway.opened()
+        with monkeypatch.context() as patch:
+            patch.setattr(Hub, "fanout", refuse)
+            opened.catalog.entries([announced("late")])
+            while "the log of late cannot be followed yet" not in caplog.text:
+                await asyncio.sleep(0.001)
+        opened.catalog.entries([announced("late")])
+        while ("late",) not in [queues for queues, _ in opened.hub._followed]:
+            await asyncio.sleep(0.001)
+
+
+async def refuse(self, *_):
+    raise BrokerUnavailable("no")
+
+
+async def test_a_start_that_fails_leaves_nobody_listening(qc, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Hub, "fanout", refuse)
+        assert (await get(qc.gateway, "/queues")).status == 503
+    tails = (await qc.session())._tails
+    assert set(tails) == {CONTROL, "reports"}
+    assert not any(tail._listeners for tail in tails.values())
+    assert (await get(qc.gateway, "/queues")).status == 200
+    await qc.close()
+
+
+async def test_a_worker_that_was_killed_is_forgotten(qc):
+    catalog = Catalog(qc)
+    catalog.entries([announced("reports", "killed", time=0.0), announced("reports", "alive", time=100.0)])
+    assert catalog.slots(now=101.0) == 4
+    assert set(catalog._workers) == {"alive"}
+
+
+async def test_what_was_in_the_log_before_a_restart_is_not_counted_again(tmp_path):
+    def restarted():
+        qc = Queuecast(f"sqlite:///{tmp_path}/log.db")
+        qc.queue("reports").announced["render"] = HandlerInfo("render", {})
+        return qc.gateway, qc.running()
+
+    async def submit_and_cancel(gateway):
+        task = (await post(gateway, "/queues/reports/tasks", {"name": "render"})).json
+        await post(gateway, f"/queues/reports/tasks/{task['id']}/cancel")
+
+    async def counted(gateway, appended):
+        line = f'queuecast_events_appended_total{{queue="reports"}} {appended}.0'
+        while line not in (page := (await get(gateway, "/metrics")).body.decode()):
+            await asyncio.sleep(0.01)
+        return page
+
+    gateway, running = restarted()
+    async with running:
+        for _ in range(3):
+            await submit_and_cancel(gateway)
+        await counted(gateway, 6)
+    gateway, running = restarted()
+    async with running:
+        assert "queuecast_attempts_total{" not in await counted(gateway, 0)
+        await submit_and_cancel(gateway)
+        assert 'queuecast_attempts_total{outcome="cancelled",queue="reports",task="render"} 1.0' in await counted(
+            gateway, 2
+        )
+
+
+def test_outputs_are_counted_without_being_decoded():
+    catalog, counters = Catalog(Queuecast("memory://")), Counters()
+    meters = Meters(counters, catalog)
+    tail = Tail(MemoryBroker(), "reports")
+    meters.follow(tail, 0)
+    (meter,) = tail._listeners
+    last = b'{"type":"output","id":"1","time":"2026-01-01T00:00:00.000Z","output":1}'
+    meter.entries([Entry(1, b'{"type":"output", and so on'), Entry(2, last)])
+    assert meter.events == 2

@@ -1,5 +1,6 @@
 """The life of streams: kept alive, cut, sent away, counted."""
 
+import asyncio
 import json
 
 from queuecast.hub import hub as hub_module
@@ -7,7 +8,7 @@ from queuecast.hub import wheel as wheel_module
 from queuecast.hub.wheel import KEEPALIVE_SECONDS, STALL_SECONDS, visit
 from queuecast.sse import KEEPALIVE
 
-from .making import Client, World, until
+from .making import Client, Run, World, until
 
 
 async def test_only_a_silent_stream_is_kept_alive():
@@ -158,3 +159,40 @@ async def test_a_task_appears(monkeypatch):
         assert not await world.hub.appears(fanout, "unheard-of")
         run = await world.run()
         assert await world.hub.appears(fanout, run.id)
+
+
+async def test_nothing_is_kept_of_a_task_that_never_appeared(monkeypatch):
+    monkeypatch.setattr(hub_module, "UNKNOWN_TASK_SECONDS", 0.01)
+    async with World() as world:
+        followed = await world.hub.fanout(("a",))
+        assert not await world.hub.appears(followed, "unheard-of")
+        assert not followed._awaited
+
+
+async def test_a_task_of_somebody_else_is_unknown_no_earlier_than_one_that_does_not_exist():
+    async with World() as world:
+        followed = await world.hub.fanout(("a",))
+        run = Run(world.broker, "a", "ann")
+        others, own = (asyncio.create_task(world.hub.appears(followed, run.id, owner)) for owner in ("bob", "ann"))
+        await until(lambda: len(followed._awaited.get(run.id, ())) == 2)
+        await run.begin()
+        assert await own
+        assert not others.done()
+        others.cancel()
+
+
+async def test_a_client_that_cannot_be_written_to_does_not_end_the_others_keepalives(monkeypatch, caplog):
+    monkeypatch.setattr(wheel_module, "VISIT_SECONDS", 0.02)
+    monkeypatch.setattr(wheel_module, "KEEPALIVE_SECONDS", 0.1)
+    async with World() as world:
+        bad, good = await world.follow(), await world.follow()
+        bad.sub.write = broken
+        await until(lambda: bad.aborted)
+        said = len(good.written)
+        await until(lambda: len(good.written) >= said + 2)
+        assert world.hub.counters.streams_closed == {"failed": 1}
+        assert "cannot be looked after" in caplog.text
+
+
+def broken(data):
+    raise RuntimeError("no")

@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TypeAlias
 
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp
 
 from ..app import Queuecast
 from ..errors import ConfigurationError
+from ..gateway.auth import LOOPBACK
 from ..gateway.server import serve
 from ..settings import Settings
 from .child import WorkerChild
@@ -62,7 +64,7 @@ async def run(app: Queuecast, settings: Settings, worker: Sequence[str]) -> None
 
 async def run_demo(app: Queuecast, settings: Settings, worker: Sequence[str]) -> None:
     """The same with the demo's page around the gateway."""
-    from ..demo.web import LOOPBACK, make_app
+    from ..demo.web import make_app
 
     child = WorkerChild(worker)
     page = make_app(app, child.kill, hosts=LOOPBACK if is_loopback(settings.host) else ["*"])
@@ -98,12 +100,25 @@ def _at_signals(stop: Callable[[], None], *, beside: bool) -> None:
         signal.signal(number, handler_beside(earlier if beside and callable(earlier) else None))
 
 
+def guarded(app: Queuecast, face: ASGIApp, settings: Settings) -> ASGIApp:
+    """Without a login only this machine's own names are answered.
+
+    A page of another site can have its name point to 127.0.0.1 (DNS rebinding); to the visitor's browser we are then
+    that page's own origin, and no check of origins refuses it. Behind a proxy that passes its own name on, --insecure.
+    """
+    if app.authenticate is not None or settings.insecure or not is_loopback(settings.host):
+        return face
+    # It passes scope and send on as they are, so that streams can still take over their transports.
+    return TrustedHostMiddleware(face, allowed_hosts=[*LOOPBACK, settings.host], www_redirect=False)
+
+
 async def serve_gateway(app: Queuecast, face: ASGIApp, settings: Settings, started: Started) -> None:
     """Serve this face of the application until a signal says stop; `started` is told the URL once it listens.
 
     Raises `ConfigurationError` or `BrokerUnavailable` for the broker, `CommandError` for an address that is taken.
     """
     gateway = app.gateway
+    face = guarded(app, face, settings)
 
     async def drain(seconds: float) -> None:
         if gateway.hub is not None:

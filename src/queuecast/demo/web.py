@@ -8,7 +8,6 @@ from importlib import resources
 from typing import Final
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -18,12 +17,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
 
 from ..app import Queuecast
+from ..gateway.auth import LOOPBACK, same_origin
 from . import samples
 from .folder import files
-
-LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
-"""Hosts that the demo answers to. The handlers read any path they are given, so another site's name that was made to
-point here (DNS rebinding) must not reach them."""
 
 PAGE_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -45,10 +41,13 @@ FILE_HEADERS: Final = {
 
 
 def make_app(qc: Queuecast, kill_worker: Callable[[], None], *, hosts: Sequence[str] = LOOPBACK) -> ASGIApp:
-    """The gateway with the demo's page at `/`. `kill_worker` ends the worker process the hard way."""
+    """The gateway with the demo's page at `/`. `kill_worker` ends the worker process the hard way.
+
+    The handlers read any path they are given, so only `hosts` that are this machine's own may reach them.
+    """
 
     async def kill(request: Request) -> Response:
-        if not _same_origin(request.headers):
+        if not same_origin(request.headers):
             return PlainTextResponse("only the demo's own page may do this\n", 403)
         kill_worker()
         return Response(status_code=204)
@@ -104,12 +103,3 @@ class _Files(StaticFiles):
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers["Cache-Control"] = "no-cache"
         return response
-
-
-def _same_origin(headers: Headers) -> bool:
-    """Whether a page of this very site sent the request. Browsers say so in headers that no page can forge."""
-    site = headers.get("sec-fetch-site")
-    if site is not None:
-        return site == "same-origin"
-    origin = headers.get("origin", "")
-    return origin.partition("://")[2] == headers.get("host")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from starlette.requests import Request
@@ -18,7 +19,7 @@ from ..cursor import MAX_STREAM_QUEUES
 from ..hub.hub import Hub
 from ..queue import Queue
 from . import tasks
-from .auth import owner_shown, principal_of, refuse_cross_site
+from .auth import may_follow_all, owner_shown, principal_of, refuse_cross_site
 from .catalog import Catalog
 from .meters import Meters
 from .ops import livez, metrics, overview, readyz
@@ -96,12 +97,12 @@ class Gateway:
         """Kept open by `Queuecast.running`, which a server's lifespan enters; told to stop, streams are sent away."""
         from .server import drain_at_signals
 
-        hub = (await self.opened()).hub
+        opened = await self.opened()
         try:
-            with drain_at_signals(hub.drain):
+            with drain_at_signals(opened.hub.drain):
                 yield
         finally:
-            await hub.stop()
+            await opened.stop()
             self._open = None
 
     async def opened(self) -> Open:
@@ -177,7 +178,8 @@ class Gateway:
         await (await overview(opened.session, queues, principal))(scope, receive, send)
 
     async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
-        opened, _, _ = await self._asked(scope, receive)
+        opened, _, principal = await self._asked(scope, receive)
+        may_follow_all(principal)
         await (await metrics(opened.meters, opened.session))(scope, receive, send)
 
     async def _livez(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -216,21 +218,51 @@ class StreamResponse(Response):
 class Open:
     """What a gateway keeps open beside the session."""
 
-    def __init__(self, session: Session, hub: Hub, catalog: Catalog, meters: Meters) -> None:
+    def __init__(self, app: Queuecast, session: Session) -> None:
         self.session = session
-        self.hub = hub
-        self.catalog = catalog
-        self.meters = meters
-        self.streams = Streams(hub)
+        self.hub = Hub(session.broker, session.tail)
+        self.catalog = Catalog(app, self.follow)
+        self.meters = Meters(self.hub.counters, self.catalog)
+        self.streams = Streams(self.hub)
+        self._following: dict[str, asyncio.Task[None]] = {}
 
     @classmethod
     async def start(cls, app: Queuecast, session: Session) -> Open:
         """Know the queues and follow them all, so that clients which come back find what they missed in memory."""
-        catalog = Catalog(app)
-        await catalog.start(session)
-        hub = Hub(session.broker, session.tail)
-        meters = Meters(hub.counters, catalog)
-        for name in app.queues:
-            meters.follow(await session.tail(name))
-            await hub.fanout((name,))
-        return cls(session, hub, catalog, meters)
+        opened = cls(app, session)
+        try:
+            await opened.catalog.start(session)
+            # A copy: workers may announce more meanwhile.
+            for name in tuple(app.queues):
+                await opened._follow(name)
+        except BaseException:
+            await opened.stop()
+            raise
+        return opened
+
+    def follow(self, name: str) -> None:
+        """Begin to follow an announced queue. What fails is tried again when the queue is announced again."""
+        if name not in self._following:
+            task = self._following[name] = asyncio.create_task(self._follow(name), name=f"queuecast follow {name}")
+            task.add_done_callback(partial(self._begun, name))
+
+    def _begun(self, name: str, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            logger.warning("the log of %s cannot be followed yet: %s", name, task.exception())
+            self._following.pop(name, None)
+
+    async def _follow(self, name: str) -> None:
+        await self.session.declare(name)
+        # Asked before the tail is started, so that the meters listen from the first event that it reads.
+        end = (await self.session.broker.bounds(name)).last
+        self.meters.follow(await self.session.tail(name), end)
+        await self.hub.fanout((name,))
+
+    async def stop(self) -> None:
+        """Let go of the logs, and end all streams."""
+        self.catalog.stop()
+        for task in self._following.values():
+            task.cancel()
+        await asyncio.gather(*self._following.values(), return_exceptions=True)
+        self.meters.stop()
+        await self.hub.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 
 from ..app import Principal, Queuecast
@@ -12,6 +13,11 @@ from .problems import Problem
 
 EVERYBODY: Final = Principal("", manage=True)
 """Without `authenticate` everyone who reaches the gateway may do everything; it listens on 127.0.0.1 then."""
+
+
+LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
+"""Names of this machine. Where nobody logs in, another site's name that was made to point here (DNS rebinding) must
+not be answered: to a browser that site's pages would be ours."""
 
 
 async def principal_of(app: Queuecast, connection: HTTPConnection) -> Principal:
@@ -24,13 +30,31 @@ async def principal_of(app: Queuecast, connection: HTTPConnection) -> Principal:
     return principal
 
 
+def same_origin(headers: Headers) -> bool | None:
+    """Whether a page of this very site sent the request; None where no browser says anything, as programs do.
+
+    Browsers tell in headers that no page can forge: by `Sec-Fetch-Site` (W3C Fetch Metadata) on https and localhost,
+    elsewhere by the `Origin` of a POST only.
+    """
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site in {"same-origin", "none"}
+    origin = headers.get("origin")
+    return None if origin is None else origin.partition("://")[2] == headers.get("host")
+
+
 def refuse_cross_site(request: HTTPConnection) -> None:
     """A page of another site can make a visitor's browser post here with the visitor's cookies (CSRF).
 
-    Browsers say where a request comes from (W3C Fetch Metadata); programs say nothing. Raises `Problem` 403.
+    Programs have no visitor and may. Raises `Problem` 403.
     """
-    if request.headers.get("sec-fetch-site") == "cross-site":
+    if same_origin(request.headers) is False:
         raise Problem(403, "cross-site", "pages of another site may not change anything here")
+
+
+def may_follow_all(principal: Principal) -> None:
+    if principal.follow != "all":
+        raise Problem(403, "forbidden", "you may follow your own tasks only, not everybody's")
 
 
 def may_submit(principal: Principal) -> None:

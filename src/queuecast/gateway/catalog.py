@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
+from collections.abc import Callable
 
 from ..app import Queuecast
 from ..brokers import CONTROL
@@ -24,22 +25,30 @@ WORKER_SILENCE = 90.0
 
 
 class Catalog:
-    """Listens to the control log."""
+    """Listens to the control log. `on_queue` is told each queue's name, whenever a worker announces it."""
 
-    def __init__(self, app: Queuecast) -> None:
+    def __init__(self, app: Queuecast, on_queue: Callable[[str], None] = lambda _: None) -> None:
         self._app = app
+        self._on_queue = on_queue
         self._workers: dict[str, WorkerAnnounced] = {}
         self._caught_up = asyncio.Event()
         self._end = 0
+        self._stop: Callable[[], None] | None = None
 
     async def start(self, session: Session) -> None:
         """Returns when everything that was announced before is known."""
         await session.broker.declare(CONTROL)
         self._end = (await session.broker.bounds(CONTROL)).last
         tail = await session.tail(CONTROL)
-        tail.listen(self)
+        self._stop = tail.listen(self)
         if tail.at.offset < self._end:
             await self._caught_up.wait()
+
+    def stop(self) -> None:
+        """Listen no more."""
+        if self._stop is not None:
+            self._stop()
+            self._stop = None
 
     def queue(self, name: str) -> Queue:
         """Raises `UnknownQueue`, or `Problem` 422 for what can be no queue's name."""
@@ -55,8 +64,9 @@ class Catalog:
 
     def slots(self, now: float) -> int:
         """How many tasks the workers that are alive can run at once."""
-        alive = [worker for worker in self._workers.values() if now - worker.time < WORKER_SILENCE]
-        return sum(worker.concurrency * len(worker.queues) for worker in alive)
+        # One that was killed never says that it leaves: it is forgotten here.
+        self._workers = {id: worker for id, worker in self._workers.items() if now - worker.time < WORKER_SILENCE}
+        return sum(worker.concurrency * len(worker.queues) for worker in self._workers.values())
 
     def entries(self, entries: list[Entry]) -> None:
         for entry in entries:
@@ -77,3 +87,4 @@ class Catalog:
         for name, handlers in message.queues.items():
             if is_queue_name(name):
                 self._app.queue(name).announced.update({handler.name: handler for handler in handlers})
+                self._on_queue(name)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -28,6 +28,9 @@ from .catalog import Catalog
 
 MAX_TIMED: Final = 100_000
 """Tasks whose waiting or running is being timed. Beyond that the oldest are let go, and are missing in the sums."""
+
+OUTPUT: Final = b'{"type":"output"'
+"""How an output begins in a log, which is only counted and not decoded."""
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200)
 """Bounds of the histograms' buckets: from a task that does nothing to one of hours."""
@@ -49,18 +52,15 @@ class _Head(Struct):
     state: str = ""
 
 
-class _Timed:
-    __slots__ = ("name", "since")
-
-    def __init__(self, name: str, since: str) -> None:
-        self.name = name
-        self.since = since
+class _Timed(NamedTuple):
+    name: str
+    since: float
 
 
 class QueueMeter:
-    """Listens to one queue's log."""
+    """Listens to one queue's log. What is there up to the offset `end` counts as known: only times are taken of it."""
 
-    def __init__(self, queue: str, waits: Histogram, runs: Histogram, deliveries: Histogram) -> None:
+    def __init__(self, queue: str, end: int, waits: Histogram, runs: Histogram, deliveries: Histogram) -> None:
         self.queue = queue
         self.events = 0
         self.attempts: Counter[tuple[str, str]] = Counter()
@@ -68,51 +68,57 @@ class QueueMeter:
         self._runs = runs.labels(queue)
         self._deliveries = deliveries.labels(queue)
         self._timed: OrderedDict[str, _Timed] = OrderedDict()
-        self._since = time.time()
+        self._end = end
         self._head = msgspec.json.Decoder(_Head).decode
 
     def entries(self, entries: list[Entry]) -> None:
-        self.events += len(entries)
         for entry in entries:
-            head = self._head(entry.body)
-            self._count(head)
-        # Of each batch the last, so that the clock is asked once; not of what was there before this process.
-        told = datetime.fromisoformat(head.time).timestamp()
-        if told >= self._since:
-            self._deliveries.observe(time.time() - told)
+            new = entry.offset > self._end
+            self.events += new
+            # Outputs are most of a busy log.
+            if not entry.body.startswith(OUTPUT):
+                self._count(self._head(entry.body), new)
+        # Of each batch the last, so that the clock is asked once.
+        if new:
+            self._deliveries.observe(max(0.0, time.time() - _moment(self._head(entry.body).time)))
 
     def restarted(self, reason: str, at: Cursor) -> None:
+        # It may be another log, with offsets of its own; what comes from it is new.
+        self._end = 0
         self._timed.clear()
 
-    def _count(self, head: _Head) -> None:
+    def _count(self, head: _Head, new: bool) -> None:
         if head.type == "result":
-            self._ended(head, head.state)
+            self._ended(head, head.state, new)
         elif head.task is None or (head.task.state == "running" and head.seq != 1):
             return
         elif head.task.state == "running":
             timed = self._timed.get(head.id)
-            if timed is not None:
-                self._waits.observe(_seconds(timed.since, head.time))
-            self._time(head.id, head.task.name, head.time)
+            now = _moment(head.time)
+            if timed is not None and new:
+                self._waits.observe(max(0.0, now - timed.since))
+            self._time(head.id, head.task.name, now)
         elif head.task.state == "retrying":
-            self._ended(head, "retrying")
+            self._ended(head, "retrying", new)
         elif head.task.state == "queued":
-            self._time(head.id, head.task.name, head.time)
+            self._time(head.id, head.task.name, _moment(head.time))
 
-    def _ended(self, head: _Head, outcome: str) -> None:
+    def _ended(self, head: _Head, outcome: str, new: bool) -> None:
         timed = self._timed.pop(head.id, None)
+        if not new:
+            return
         self.attempts[timed.name if timed else "", outcome] += 1
         if timed is not None and head.seq is not None:
-            self._runs.observe(_seconds(timed.since, head.time))
+            self._runs.observe(max(0.0, _moment(head.time) - timed.since))
 
-    def _time(self, id: str, name: str, since: str) -> None:
+    def _time(self, id: str, name: str, since: float) -> None:
         self._timed[id] = _Timed(name, since)
         if len(self._timed) > MAX_TIMED:
             self._timed.popitem(last=False)
 
 
-def _seconds(start: str, end: str) -> float:
-    return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())
+def _moment(time: str) -> float:
+    return datetime.fromisoformat(time).timestamp()
 
 
 class Meters:
@@ -123,6 +129,7 @@ class Meters:
         self._streams = streams
         self._catalog = catalog
         self._queues: dict[str, QueueMeter] = {}
+        self._stops: list[Callable[[], None]] = []
         self._registry = CollectorRegistry()
         labels = ("queue",)
         wait, run = "queuecast_task_wait_seconds", "queuecast_task_run_seconds"
@@ -134,11 +141,18 @@ class Meters:
         told = "From an event's own time to its hand-over to the streams."
         self._deliveries = Histogram(delivery, told, labels, buckets=SECONDS, registry=self._registry)
 
-    def follow(self, tail: Tail) -> None:
-        """Count what this queue's log brings, from now on."""
+    def follow(self, tail: Tail, end: int) -> None:
+        """Count what this queue's log brings after the offset `end`: a restart must not count again what is there."""
         if tail.queue not in self._queues:
-            meter = self._queues[tail.queue] = QueueMeter(tail.queue, self._waits, self._runs, self._deliveries)
-            tail.listen(meter)
+            meter = QueueMeter(tail.queue, end, self._waits, self._runs, self._deliveries)
+            self._queues[tail.queue] = meter
+            self._stops.append(tail.listen(meter))
+
+    def stop(self) -> None:
+        """Count no more."""
+        for stop in self._stops:
+            stop()
+        self._stops.clear()
 
     async def page(self, session: Session) -> bytes:
         counts = await session.projection.counts()

@@ -84,5 +84,6 @@ def problem_of(error: Exception) -> Problem | None:
         if isinstance(error, family):
             flaws = error.flaws if isinstance(error, InvalidInput) else ()
             headers = {"retry-after": str(random.randint(*RETRY_AFTER))} if status == 503 else {}
-            return Problem(status, kind, str(error), flaws, headers)
+            detail = error.detail if isinstance(error, InvalidInput) else str(error)
+            return Problem(status, kind, detail, flaws, headers)
     return None

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from ..app import Principal
 from ..brokers.base import Receipt, Status, end_of
-from ..errors import Flaw, InvalidInput, ResultExpired
+from ..errors import BrokerError, Flaw, InvalidInput, ResultExpired
 from ..queue import Queue
 from ..session import Session
 from ..task import MAX_NAME_CHARS, STATES, Options, State, Task, invalid
@@ -64,7 +64,7 @@ async def submit(request: Request, opened: Open, queue: Queue, principal: Princi
         return json_response({"tasks": answers}, 202)
     task = _prepare(queue, submissions, principal, key)
     (receipt,) = await _take(opened, queue, [task])
-    ended = None if wait is None else await _wait(opened.session, task, min(wait, MAX_WAIT))
+    ended = None if wait is None else await _wait(opened.session, task, wait)
     if ended is not None:
         return json_response(status_json(ended), 200, {"preference-applied": f"wait={wait}"})
     return _accepted_response(request, queue, task, receipt)
@@ -102,6 +102,7 @@ async def cancel(request: Request, opened: Open, queue: Queue, principal: Princi
 
 async def requeue(request: Request, opened: Open, queue: Queue, principal: Principal) -> Response:
     """202 with the new task. 409 for a task that is not a dead letter."""
+    may_submit(principal)
     dead = await _visible(request, opened.session, queue, principal)
     may_manage(principal, dead)
     if dead.state != "failed":
@@ -163,9 +164,10 @@ async def _wait(session: Session, task: Task, seconds: int) -> Status | None:
     try:
         async with asyncio.timeout(seconds):
             await session.wait_for_result(task.queue, task.id)
-    except TimeoutError:
+        return await session.projection.status(task.queue, task.id)
+    except (TimeoutError, BrokerError, ResultExpired):
+        # The task is durable. An error would say that it is not, and the client would submit it again.
         return None
-    return await session.projection.status(task.queue, task.id)
 
 
 def _accepted_response(request: Request, queue: Queue, task: Task, receipt: Receipt) -> Response:
@@ -188,13 +190,13 @@ def _accepted(queue: Queue, task: Task, receipt: Receipt) -> dict[str, Any]:
 
 
 def _preferred_wait(request: Request) -> int | None:
-    """`wait` of RFC 7240 §4.3. Other preferences are none of ours and ignored, as the RFC asks."""
+    """The seconds granted of `wait` (RFC 7240 §4.3). Other preferences are ignored, as the RFC asks."""
     for preference in request.headers.get("prefer", "").split(","):
         if preference.strip().lower().startswith("wait"):
             match = _PREFER_WAIT.fullmatch(preference.strip())
             if match is None:
                 raise Problem(400, "bad-header", "Prefer: wait=N takes whole seconds", (Flaw("/prefer", "wait=N"),))
-            return int(match[1])
+            return min(int(match[1]), MAX_WAIT)
     return None
 
 

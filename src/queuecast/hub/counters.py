@@ -11,7 +11,7 @@ class Counters:
     streams_open: Counter[str] = field(default_factory=Counter)
     """By queue. A stream of several queues counts in each of them."""
     streams_closed: Counter[str] = field(default_factory=Counter)
-    """By reason: `client`, `finished`, `stalled`, `age`, `drain`, `broker`, `shutdown`."""
+    """By reason: `client`, `finished`, `stalled`, `age`, `drain`, `broker`, `failed`, `shutdown`."""
     streams_refused: Counter[str] = field(default_factory=Counter)
     """By reason: `full`, `draining`, `broker`."""
     stream_resumes: Counter[str] = field(default_factory=Counter)

@@ -16,7 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import Final
+from typing import Final, TypeVar
 
 from ..brokers.base import Broker, Entry
 from ..cursor import Cursor
@@ -29,6 +29,8 @@ from .subscription import Subscription
 from .window import CHUNK_BYTES, Window
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SLICE: Final = 256
 """Writes to filtered subscriptions before the event loop may do something else."""
@@ -62,7 +64,8 @@ class Fanout:
         self._by_owner: dict[str, set[Subscription]] = {}
         self._passing = False
         self._waiting: list[tuple[Place, asyncio.Future[None]]] = []
-        self._awaited: dict[str, asyncio.Event] = {}
+        self._awaited: dict[str, set[tuple[str | None, asyncio.Future[None]]]] = {}
+        """By task: those who wait for its first event, and whose it has to be (None: anybody's)."""
 
     def __repr__(self) -> str:
         return f"<Fanout {self.window} to {sum(len(cohort.subs) for cohort in self._cohorts)} and filtered>"
@@ -175,8 +178,8 @@ class Fanout:
     def _concerned(self, frame: Frame) -> Iterable[Subscription]:
         if frame.task is None:
             return self._filtered()
-        if self._awaited and frame.task in self._awaited:
-            self._awaited.pop(frame.task).set()
+        if self._awaited:
+            self._tell_awaiting(frame.task, frame.owner)
         found = [sub for sub in self._by_task.get(frame.task, ()) if sub.owner is None or sub.owner == frame.owner]
         if frame.owner is not None and self._by_owner:
             found += self._by_owner.get(frame.owner, ())
@@ -328,13 +331,23 @@ class Fanout:
             else:
                 self._waiting.append((place, future))
 
-    async def appearance(self, task: str) -> None:
-        """Until an event of the task comes."""
-        await self._awaited.setdefault(task, asyncio.Event()).wait()
+    async def appearance(self, task: str, owner: str | None = None) -> None:
+        """Until an event of the task comes; with `owner`, of a task of theirs: no other may be told from none."""
+        awaiting = owner, self._loop.create_future()
+        self._awaited.setdefault(task, set()).add(awaiting)
+        try:
+            await awaiting[1]
+        finally:
+            _remove(self._awaited, task, awaiting)
+
+    def _tell_awaiting(self, task: str, owner: str | None) -> None:
+        for whose, future in self._awaited.get(task, ()):
+            if whose in {None, owner} and not future.done():
+                future.set_result(None)
 
 
-def _remove(table: dict[str, set[Subscription]], key: str | None, sub: Subscription) -> None:
+def _remove(table: dict[str, set[T]], key: str | None, item: T) -> None:
     if key is not None and key in table:
-        table[key].discard(sub)
+        table[key].discard(item)
         if not table[key]:
             del table[key]

@@ -151,7 +151,7 @@ class Hub:
         """Whether the task is known, now or in a few seconds: who was told its id may be faster than the log."""
         with suppress(TimeoutError):
             async with asyncio.timeout(UNKNOWN_TASK_SECONDS):
-                await fanout.appearance(task)
+                await fanout.appearance(task, owner)
         return await self._status(fanout, task, owner) is not None
 
     async def _status(self, fanout: Fanout, task: str, owner: str | None) -> Status | None:

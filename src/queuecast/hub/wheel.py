@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final
 
 from .subscription import Subscription
+
+logger = logging.getLogger(__name__)
 
 KEEPALIVE_SECONDS: Final = 15.0
 """Seconds without a byte before a stream gets a sign of life; proxies and browsers cut silent ones from 30 s on."""
@@ -19,7 +22,7 @@ VISIT_SECONDS: Final = 5.0
 SLOTS: Final = 20
 """Parts in which all streams are visited, so that thousands of keepalives are not written at once."""
 
-AWAY_RETRY_MS: Final = 500
+AGE_RETRY_MS: Final = 500
 """Milliseconds after which a client that was sent away because of its stream's age comes back."""
 
 
@@ -56,11 +59,21 @@ class Wheel:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         self._at = (self._at + 1) % SLOTS
-        for sub in tuple(self._slots[self._at]):
+        try:
+            for sub in tuple(self._slots[self._at]):
+                self._visit(sub, now)
+        finally:
+            self._timer = None
+            if self._held:
+                self._turn_on()
+
+    def _visit(self, sub: Subscription, now: float) -> None:
+        try:
             visit(sub, now)
-        self._timer = None
-        if self._held:
-            self._turn_on()
+        except Exception:
+            # One bad stream must not be the end of all others' keepalives.
+            logger.exception("%r cannot be looked after; it is cut", sub)
+            sub.abort("failed")
 
 
 def visit(sub: Subscription, now: float) -> None:
@@ -70,6 +83,6 @@ def visit(sub: Subscription, now: float) -> None:
     if sub.stalled_for(now) >= STALL_SECONDS:
         sub.abort("stalled")
     elif now >= sub.until:
-        sub.send_away("age", AWAY_RETRY_MS)
+        sub.send_away("age", AGE_RETRY_MS)
     elif not sub.backlog and sub.silent_for(now) >= KEEPALIVE_SECONDS - VISIT_SECONDS / 2:
         sub.keep_alive(now)
