@@ -84,10 +84,16 @@ def is_queue_name(name: str) -> bool:
     return QUEUE_NAME.fullmatch(name) is not None
 
 
-# Not `secrets`: an id is no secret, and a system call for each is a tenth of a submit. Of our own, so that a program
-# which seeds the global one gets no id twice; seeded anew in a forked child, for the same reason.
+# Not `secrets`: neither id is a secret, and its system call lets go of the GIL, which another busy thread then keeps
+# for longer than all the rest of a submit takes. Of our own, so that a program which seeds the global one gets no id
+# twice; seeded anew in a forked child, for the same reason.
 _random: Final = random.Random()
 os.register_at_fork(after_in_child=_random.seed)
+
+
+def new_run_id() -> str:
+    """Tells one run of a task from its others."""
+    return f"{_random.getrandbits(32):08x}"
 
 
 def new_task_id(now: float | None = None) -> str:

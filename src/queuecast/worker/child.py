@@ -16,7 +16,6 @@ from types import FrameType, ModuleType
 from typing import Any
 
 import msgspec
-from msgspec import Raw
 
 from ..app import Queuecast
 from ..context import Context
@@ -25,7 +24,7 @@ from ..handler import Handler
 from ..queue import Queue
 from .context import PROGRESS_INTERVAL, reported
 from .outcome import describe, sendable
-from .runners import call
+from .runners import Call
 from .wire import CHILD_FD, CHILD_PYTHONPATH, Answer, Job, Output, Raised, Reported, Returned, encode
 
 
@@ -151,7 +150,7 @@ class Child:
                 try:
                     if self._link.ended:
                         self._link.interrupt()
-                    result = self._call(handler, context, job.args)
+                    result = self._call(Call.of(handler, job.args), context)
                 finally:
                     self._running = False
             return Returned(sendable(result, "result"))
@@ -159,22 +158,22 @@ class Child:
             # A handler that exits ends its task, not the process: only what kills it counts as its death.
             return Raised(describe(error))
 
-    def _call(self, handler: Handler[Any, Any, Any], context: ChildContext, args: Raw) -> Any:
-        if handler.signature.kind == "async":
-            return self._runner.run(self._call_async(handler, context, args))
-        called = call(handler, context, args)
-        if not handler.signature.generates:
+    def _call(self, call: Call, context: ChildContext) -> Any:
+        if call.handler.signature.kind == "async":
+            return self._runner.run(self._call_async(call, context))
+        called = call.begin(context)
+        if not call.generates:
             return called
         with closing(called) as outputs:
             for value in outputs:
                 context.output(value)
         return None
 
-    async def _call_async(self, handler: Handler[Any, Any, Any], context: ChildContext, args: Raw) -> Any:
+    async def _call_async(self, call: Call, context: ChildContext) -> Any:
         self._task = asyncio.current_task()
         try:
-            called = call(handler, context, args)
-            if not handler.signature.generates:
+            called = call.begin(context)
+            if not call.generates:
                 return await called
             async with aclosing(called) as outputs:
                 async for value in outputs:

@@ -33,7 +33,7 @@ from .outcome import (
     judge,
     sendable,
 )
-from .runners import Runner
+from .runners import Call, Runner
 from .trail import Trail
 
 if TYPE_CHECKING:
@@ -72,16 +72,15 @@ class Run:
 
     async def perform(self) -> None:
         """Look whether the task can be run at all; run it; say how it ended."""
-        refusal = self._refusal()
-        if refusal is not None:
-            await self._bury(refusal)
+        call = self._call()
+        if isinstance(call, ErrorInfo):
+            await self._bury(call)
             return
-        handler = self._worker.handlers[self.task.queue, self.task.name]
-        alone = self.delivery.suspect and self._worker.can_isolate(handler)
+        alone = self.delivery.suspect and self._worker.can_isolate(call.handler)
         losses = self.delivery.losses
         while self._stopped is None:
             trail = Trail(self.delivery, time.time)
-            outcome = await self._execute(handler, trail, alone=alone)
+            outcome = await self._execute(call, trail, alone=alone)
             if not isinstance(outcome, Died):
                 await self._conclude(outcome, trail)
                 return
@@ -93,28 +92,27 @@ class Run:
                 return
         await self._settle_unbegun()
 
-    def _refusal(self) -> ErrorInfo | None:
-        """Why this task can never be run, if so."""
+    def _call(self) -> Call | ErrorInfo:
+        """What there is to run, or why this task can never be run."""
         if self.delivery.losses >= MAX_LONE_LOSSES:
             return _lost("its process died each time")
         handler = self._worker.handlers.get((self.task.queue, self.task.name))
         if handler is None:
             return ErrorInfo("unknown-task-name", f"this queue's worker has no handler named {self.task.name!r}")
         try:
-            handler.signature.decode(self.task.args)
+            return Call.of(handler, self.task.args)
         except InvalidInput as error:
             return ErrorInfo("invalid-arguments", str(error))
-        return None
 
-    async def _execute(self, handler: AnyHandler, trail: Trail, *, alone: bool) -> Outcome:
+    async def _execute(self, call: Call, trail: Trail, *, alone: bool) -> Outcome:
         """One run of the handler."""
         self._context = context = RunContext(self.delivery, trail, self._worker.state)
-        self._runner = runner = self._worker.runner_for(handler, alone=alone)
+        self._runner = runner = self._worker.runner_for(call.handler, alone=alone)
         # On its way before the handler starts, so that one which kills its process has left a trace.
         context.write(trail.task("running", alone=alone))
         timer = self._start_timer()
         try:
-            ending = await self._ending(runner.run(handler, context, self.task.args))
+            ending = await self._ending(runner.run(call, context))
         finally:
             self._runner = None
             if timer is not None:

@@ -8,18 +8,42 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from contextlib import aclosing, closing
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Raw
 
+from ..context import Context
 from ..handler import Handler
 from .children import Child, Children
 from .context import RunContext
 from .threads import Threads
 
 
+class Call(NamedTuple):
+    """A handler and its arguments, checked again: whoever submitted may have had other code."""
+
+    handler: Handler[Any, Any, Any]
+    args: Raw
+    named: dict[str, Any]
+
+    @classmethod
+    def of(cls, handler: Handler[Any, Any, Any], args: Raw) -> Call:
+        """Raises `InvalidInput` for arguments that do not fit the handler."""
+        return cls(handler, args, handler.signature.decode(args))
+
+    @property
+    def generates(self) -> bool:
+        return self.handler.signature.generates
+
+    def begin(self, context: Context) -> Any:
+        """Call the user's function: gives what it returns, a coroutine or a generator."""
+        function = self.handler.function
+        return function(context, **self.named) if self.handler.signature.wants_context else function(**self.named)
+
+
 class Runner(Protocol):
-    async def run(self, handler: Handler[Any, Any, Any], context: RunContext, args: Raw) -> Any: ...
+    async def run(self, call: Call, context: RunContext) -> Any: ...
 
     def stop(self) -> None:
         """Called once at most, while `run` runs."""
@@ -32,10 +56,10 @@ class LoopRunner:
     def __init__(self) -> None:
         self._task: asyncio.Task[Any] | None = None
 
-    async def run(self, handler: Handler[Any, Any, Any], context: RunContext, args: Raw) -> Any:
+    async def run(self, call: Call, context: RunContext) -> Any:
         self._task = asyncio.current_task()
-        called = call(handler, context, args)
-        if not handler.signature.generates:
+        called = call.begin(context)
+        if not call.generates:
             return await called
         async with aclosing(called) as outputs:
             async for value in outputs:
@@ -53,9 +77,9 @@ class ThreadRunner:
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
 
-    async def run(self, handler: Handler[Any, Any, Any], context: RunContext, args: Raw) -> Any:
-        body = _drain if handler.signature.generates else call
-        return await self._threads.run(contextvars.copy_context().run, body, handler, context, args)
+    async def run(self, call: Call, context: RunContext) -> Any:
+        body = partial(_drain, call) if call.generates else call.begin
+        return await self._threads.run(contextvars.copy_context().run, body, context)
 
     def stop(self) -> None:
         return
@@ -69,12 +93,12 @@ class ProcessRunner:
         self._child: Child | None = None
         self._stopped = False
 
-    async def run(self, handler: Handler[Any, Any, Any], context: RunContext, args: Raw) -> Any:
-        async with self._children.lease(handler) as child:
+    async def run(self, call: Call, context: RunContext) -> Any:
+        async with self._children.lease(call.handler) as child:
             self._child = child
             if self._stopped:
                 child.end()
-            return await child.run(handler, context, args)
+            return await child.run(call.handler, context, call.args)
 
     def stop(self) -> None:
         self._stopped = True
@@ -82,13 +106,7 @@ class ProcessRunner:
             self._child.end()
 
 
-def call(handler: Handler[Any, Any, Any], context: Any, args: Raw) -> Any:
-    """Call the user's function with its arguments, checked again: whoever submitted may have had other code."""
-    named = handler.signature.decode(args)
-    return handler.function(context, **named) if handler.signature.wants_context else handler.function(**named)
-
-
-def _drain(handler: Handler[Any, Any, Any], context: RunContext, args: Raw) -> None:
-    with closing(call(handler, context, args)) as values:
+def _drain(call: Call, context: RunContext) -> None:
+    with closing(call.begin(context)) as values:
         for value in values:
             context.output_from_thread(value)

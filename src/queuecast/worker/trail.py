@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +9,14 @@ from msgspec import UNSET, Raw
 
 from ..brokers import Delivery
 from ..event import ErrorInfo, OutputEvent, Progress, ResultEvent, TaskEvent, TaskInfo
-from ..task import FinalState, State, timestamp
+from ..task import FinalState, State, new_run_id, timestamp
 
 
 class Trail:
     """Makes the events of one run of one task; whoever calls hands them to the delivery in the same order."""
 
     def __init__(self, delivery: Delivery, clock: Callable[[], float]) -> None:
-        self.run = secrets.token_hex(4)
+        self.run = new_run_id()
         self._task = delivery.task
         self._attempt = delivery.attempt
         self._clock = clock

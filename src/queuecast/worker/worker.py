@@ -209,8 +209,7 @@ class Worker:
             time=time.time(),
             concurrency=self._concurrency,
             queues={
-                name: [_info(handler) for handler in self._app.queues[name].handlers.values()]
-                for name in self._queues
+                name: [_info(handler) for handler in self._app.queues[name].handlers.values()] for name in self._queues
             },
         )
         await self._broker.post(encode_control(message))
