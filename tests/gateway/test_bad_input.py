@@ -61,6 +61,7 @@ BAD_BODIES = {
     "priority": (good(priority=1), 422, "not-supported", "/priority"),
     "empty key": (good(idempotency_key=""), 422, "invalid-input", "/idempotency_key"),
     "long key": (good(idempotency_key="k" * 201), 422, "invalid-input", "/idempotency_key"),
+    "owner of no name": (good(owner=""), 422, "invalid-input", "/owner"),
     "owner with a line end": (good(owner="a\nb"), 422, "invalid-input", "/owner"),
     "task over its limit": (good(args={"report_id": 1, "title": "x" * 600_000}), 413, "too-large", None),
     "body over its limit": (b" " * 4_000_001, 413, "too-large", None),
@@ -110,7 +111,16 @@ async def test_a_bad_header_is_refused_and_changes_nothing(qc, case):
 
 async def test_other_preferences_are_ignored(qc):
     async with qc.running():
-        assert (await post(qc.gateway, SUBMIT, GOOD, {"Prefer": "respond-async, handling=lenient"})).status == 202
+        assert (
+            await post(qc.gateway, SUBMIT, GOOD, {"Prefer": "respond-async, waiting, handling=lenient"})
+        ).status == 202
+
+
+async def test_a_long_wait_is_cut_to_what_is_held_and_parameters_are_passed_over(qc):
+    async with qc.running(worker=True):
+        for wait in ("wait=99999", 'wait="60"; foo=bar', "respond-async, wait=60"):
+            answer = await post(qc.gateway, SUBMIT, GOOD, {"Prefer": wait})
+            assert (answer.status, answer.headers["preference-applied"]) == (200, "wait=60")
 
 
 async def test_a_key_may_come_once_only(qc):

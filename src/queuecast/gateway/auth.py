@@ -65,7 +65,7 @@ def may_submit(principal: Principal) -> None:
 def owner_for(principal: Principal, chosen: str | None) -> str | None:
     """Whose the submitted task is. Only who manages may submit in another's name. Raises `Problem` 403."""
     if principal is EVERYBODY or principal.manage:
-        return chosen or principal.subject or None
+        return principal.subject or None if chosen is None else chosen
     if chosen not in (None, principal.subject):
         raise Problem(403, "forbidden", "you may not submit in another's name: leave out `owner`")
     return principal.subject

@@ -33,7 +33,6 @@ MAX_WAIT: Final = 60
 MAX_PAGE: Final = 1_000
 """Tasks in one list answer; `before` asks for the next page."""
 
-_PREFER_WAIT: Final = re.compile(r"wait\s*=\s*\"?([0-9]{1,4})\"?", re.IGNORECASE)
 _KEY: Final = re.compile(r"\"([^\"\\]+)\"|([^\"\\,;\s]+)")
 
 
@@ -190,13 +189,14 @@ def _accepted(queue: Queue, task: Task, receipt: Receipt) -> dict[str, Any]:
 
 
 def _preferred_wait(request: Request) -> int | None:
-    """The seconds granted of `wait` (RFC 7240 §4.3). Other preferences are ignored, as the RFC asks."""
-    for preference in request.headers.get("prefer", "").split(","):
-        if preference.strip().lower().startswith("wait"):
-            match = _PREFER_WAIT.fullmatch(preference.strip())
-            if match is None:
+    """Seconds of `wait`, RFC 7240 §4.3. Other preferences are none of ours and ignored, as the RFC asks."""
+    for preference in ",".join(request.headers.getlist("prefer")).split(","):
+        name, _, value = preference.partition(";")[0].partition("=")
+        if name.strip().lower() == "wait":
+            seconds = value.strip().strip('"')
+            if not (seconds.isascii() and seconds.isdecimal()):
                 raise Problem(400, "bad-header", "Prefer: wait=N takes whole seconds", (Flaw("/prefer", "wait=N"),))
-            return min(int(match[1]), MAX_WAIT)
+            return min(int(seconds[:MAX_NAME_CHARS]), MAX_WAIT)
     return None
 
 
