@@ -150,6 +150,12 @@ def submit_gateway(folder: Path) -> Iterator[int]:
         yield port
 
 
+def worker(folder: Path) -> AbstractContextManager[proc.Process]:
+    """A worker with nothing to do. For startup."""
+    proc.need("queuecast")
+    return _command(folder, "worker", "idle_app:qc", url=f"sqlite:///{folder / 'tasks.db'}")
+
+
 def _command(
     folder: Path, *words: str, url: str, cpu: int | None = proc.SERVER_CPU
 ) -> AbstractContextManager[proc.Process]:
