@@ -236,3 +236,33 @@ async def test_nothing_is_left_of_a_tail_that_was_stopped(open_broker, follow):
     await broker.submit([new_task()])
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert recorder.ids == []
+
+
+async def test_a_listener_that_fails_hears_that_it_missed_something_and_the_others_hear_all(open_broker, follow):
+    class Defective(Recorder):
+        def entries(self, entries: list[Entry]) -> None:
+            raise RuntimeError("a defect")
+
+    broker = await open_broker()
+    tail, sound = await follow(broker)
+    defective = Defective()
+    tail.listen(defective)
+    await broker.submit([task := new_task()])
+    await sound.has_heard_of(task)
+    assert [reason for reason, _ in defective.restarts] == ["diverged"]
+
+
+async def test_a_tail_outlives_a_defect_of_its_broker(open_broker, follow, monkeypatch):
+    broker = await open_broker()
+    read, defects = broker.read, [TypeError("a defect")]
+
+    def defective(queue: str, after: int):
+        if defects:
+            raise defects.pop()
+        return read(queue, after)
+
+    monkeypatch.setattr(broker, "read", defective)
+    _, sound = await follow(broker)
+    await broker.submit([task := new_task()])
+    await sound.has_heard_of(task)
+    assert not defects

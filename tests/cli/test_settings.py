@@ -54,3 +54,10 @@ def test_what_is_unknown_or_unusable_is_refused_by_name(tmp_path, flags, environ
     with pytest.raises(ConfigurationError) as refused:
         load_settings(flags, environ, tmp_path)
     assert all(word in str(refused.value) for word in words)
+
+
+@pytest.mark.parametrize("text", ["tool = 5\n", "[tool]\nqueuecast = 5\n"])
+def test_a_pyproject_without_a_table_of_ours_is_told_so(tmp_path, text):
+    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"tool\.queuecast"):
+        load_settings({}, {}, tmp_path)
