@@ -133,7 +133,8 @@ async def test_a_key_may_come_once_only(qc):
 @pytest.mark.parametrize("header", [{"prefer": "wait=1"}, {"idempotency-key": "k"}])
 async def test_headers_for_one_task_are_refused_for_a_list(qc, header):
     async with qc.running():
-        assert (await post(qc.gateway, SUBMIT, [GOOD], header)).status == 400
+        answer = await post(qc.gateway, SUBMIT, [GOOD], header)
+        assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, f"/{next(iter(header))}")
         assert await nothing_changed(qc)
 
 
@@ -190,6 +191,7 @@ async def test_a_bad_parameter_of_a_list_is_refused(qc, query):
     async with qc.running():
         answer = await get(qc.gateway, f"{SUBMIT}?{query}")
         assert (answer.status, answer.json["type"]) == (400, "urn:queuecast:problem:bad-parameter")
+        assert answer.json["errors"][0]["pointer"] == f"/{query.partition('=')[0]}"
 
 
 @pytest.mark.parametrize("query", ["", "?queue=reports" + "".join(f"&queue=q{n}" for n in range(16))])

@@ -195,9 +195,10 @@ async def test_a_gateway_without_the_code_learns_the_queues_from_their_workers(t
         assert set(catalog.queue("reports").announced) == {"render", "hold", "fail", "count"}
 
 
-async def test_the_gateway_starts_with_its_first_request_when_nothing_else_started_it(qc):
+async def test_the_gateway_starts_with_its_first_request_when_nothing_else_started_it(qc, caplog):
     answers = await asyncio.gather(*(get(qc.gateway, "/queues") for _ in range(5)))
     assert {answer.status for answer in answers} == {200}
+    assert [record.message for record in caplog.records if "qc.running()" in record.message]
     await qc.close()
 
 

@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ..app import Principal, Queuecast
 from ..cursor import MAX_STREAM_QUEUES
+from ..errors import Flaw
 from ..hub.hub import Hub
 from ..queue import Queue
 from . import tasks
@@ -41,6 +42,8 @@ class Gateway:
         self._app = app
         self._starting = asyncio.Lock()
         self._open: Open | None = None
+        self._kept = False
+        """Somebody entered `running`, and will leave it."""
         self._router = Router(
             [
                 Route("/queues/{queue}/tasks", self._on_queue(tasks.submit), methods=["POST"]),
@@ -97,6 +100,7 @@ class Gateway:
         """Kept open by `Queuecast.running`, which a server's lifespan enters; told to stop, streams are sent away."""
         from .server import drain_at_signals
 
+        self._kept = True
         opened = await self.opened()
         try:
             with drain_at_signals(opened.hub.drain):
@@ -104,12 +108,18 @@ class Gateway:
         finally:
             await opened.stop()
             self._open = None
+            self._kept = False
 
     async def opened(self) -> Open:
         """What the gateway has open in the running loop, opened by whoever comes first."""
         session = await self._app.session()
         async with self._starting:
             if self._open is None or self._open.session is not session:
+                if not self._kept:
+                    # A mounted application's lifespan is not run (Starlette issue 649), so nobody would tell us to stop.
+                    logger.warning(
+                        "started by a request: enter qc.running() in your lifespan, or streams hold up a stop"
+                    )
                 self._open = await Open.start(self._app, session)
             return self._open
 
@@ -154,7 +164,8 @@ class Gateway:
         opened, request, principal = await self._asked(scope, receive)
         names = tuple(dict.fromkeys(request.query_params.getlist("queue")))
         if not 1 <= len(names) <= MAX_STREAM_QUEUES:
-            raise Problem(400, "bad-parameter", f"name 1 to {MAX_STREAM_QUEUES} queues: /events?queue=a&queue=b")
+            detail = f"name 1 to {MAX_STREAM_QUEUES} queues: /events?queue=a&queue=b"
+            raise Problem(400, "bad-parameter", detail, (Flaw("/queue", detail),))
         queues = tuple(opened.catalog.queue(name).name for name in names)
         owner = owner_shown(principal, request.query_params.get("owner"))
         await opened.streams.follow(scope, receive, send, queues=queues, owner=owner)

@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 
 from ..app import Principal, Queuecast
 from ..brokers.base import Status
+from ..errors import Flaw
 from .problems import Problem
 
 EVERYBODY: Final = Principal("", manage=True)
@@ -74,7 +75,7 @@ def owner_for(principal: Principal, chosen: str | None) -> str | None:
 def owner_shown(principal: Principal, asked: str | None) -> str | None:
     """Whose tasks a stream or list shows: one owner's, or None for all. `asked` is `me` or nothing."""
     if asked not in (None, "me"):
-        raise Problem(400, "bad-parameter", "owner is `me`, or left out")
+        raise Problem(400, "bad-parameter", "owner is `me`, or left out", (Flaw("/owner", "`me`, or left out"),))
     if principal.follow == "own" or asked == "me":
         return principal.subject
     return None

@@ -56,7 +56,9 @@ async def submit(request: Request, opened: Open, queue: Queue, principal: Princi
     submissions = _decode(body)
     if isinstance(submissions, list):
         if wait is not None or key is not None:
-            raise Problem(400, "bad-header", "Prefer: wait and Idempotency-Key are for one task, not for a list")
+            header = "/prefer" if wait is not None else "/idempotency-key"
+            detail = "Prefer: wait and Idempotency-Key are for one task, not for a list"
+            raise Problem(400, "bad-header", detail, (Flaw(header, "leave it out"),))
         tasks = _prepare_all(queue, submissions, principal)
         receipts = await _take(opened, queue, tasks)
         answers = [_accepted(queue, task, receipt) for task, receipt in zip(tasks, receipts, strict=True)]
@@ -77,7 +79,8 @@ async def listing(request: Request, opened: Open, queue: Queue, principal: Princ
     """Newest first; the cursor was taken before the list, so that the stream after it has no gap."""
     state = request.query_params.get("state")
     if state is not None and state not in STATES:
-        raise Problem(400, "bad-parameter", f"state is one of {', '.join(STATES)}")
+        states = f"one of {', '.join(STATES)}"
+        raise Problem(400, "bad-parameter", f"state is {states}", (Flaw("/state", states),))
     owner = owner_shown(principal, request.query_params.get("owner"))
     cursor = await end_of(opened.session.broker, queue.name)
     tasks = await opened.session.projection.statuses(
@@ -133,7 +136,8 @@ async def _take(opened: Open, queue: Queue, tasks: list[Task]) -> list[Receipt]:
 def _prepare_all(queue: Queue, submissions: list[Submission], principal: Principal) -> list[Task]:
     """All of them, or a refusal that names each bad one by its place."""
     if len(submissions) > MAX_BULK:
-        raise Problem(422, "invalid-input", f"a list holds at most {MAX_BULK} tasks, this one {len(submissions)}")
+        detail = f"a list holds at most {MAX_BULK} tasks, this one {len(submissions)}"
+        raise Problem(422, "invalid-input", detail, (Flaw("", detail),))
     tasks: list[Task] = []
     flaws: list[Flaw] = []
     for place, submission in enumerate(submissions):
@@ -231,7 +235,8 @@ def _as_state(text: str | None) -> State | None:
 def _limit(request: Request) -> int:
     text = request.query_params.get("limit", "100")
     if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_PAGE):
-        raise Problem(400, "bad-parameter", f"limit is 1 to {MAX_PAGE}")
+        bounds = f"1 to {MAX_PAGE}"
+        raise Problem(400, "bad-parameter", f"limit is {bounds}", (Flaw("/limit", bounds),))
     return int(text)
 
 
