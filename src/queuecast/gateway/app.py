@@ -116,7 +116,7 @@ class Gateway:
         async with self._starting:
             if self._open is None or self._open.session is not session:
                 if not self._kept:
-                    # A mounted application's lifespan is not run (Starlette issue 649), so nobody would tell us to stop.
+                    # A mounted application's lifespan is not run (Starlette issue 649): nobody tells us to stop.
                     logger.warning(
                         "started by a request: enter qc.running() in your lifespan, or streams hold up a stop"
                     )
