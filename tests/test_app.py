@@ -353,7 +353,7 @@ async def done(_):
 
 async def statuses(ref) -> list[str]:
     session = await ref._queue.app.session()
-    status = await session.projection.status(ref.queue, ref.id)
+    status = await session.broker.status(ref.queue, ref.id)
     return [status.state]
 
 

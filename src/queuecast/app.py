@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from .brokers import make_broker
+from .brokers import External, make_broker
 from .errors import ConfigurationError
 from .queue import REPLY_WITHIN, Queue
 from .session import Session
@@ -83,7 +83,11 @@ class Queuecast:
         """Choose the broker, before anything is open: a command line's `--broker` beats the program's URL."""
         if self._sessions:
             raise ConfigurationError(f"{self.url} is open already; choose the broker before that")
-        self.horizon = make_broker(url).retention.age
+        broker = make_broker(url)
+        if not broker.is_open_to_foreign and any(queue.external for queue in self.queues.values()):
+            raise _open_to_none(url)
+        self.horizon = broker.retention.age
+        self._is_open_to_foreign = broker.is_open_to_foreign
         self.url = url
 
     def queue(self, name: str, *, external: bool | str = False, reply_within: float = REPLY_WITHIN) -> Queue:
@@ -97,8 +101,8 @@ class Queuecast:
             raise ConfigurationError(
                 f"{name!r} is no queue name: use 1 to 64 of a-z, 0-9, '_' and '-', with a letter or digit at both ends"
             )
-        if external:
-            raise ConfigurationError(f"{self.url} is open to no foreign program: external queues need a broker server")
+        if external and not self._is_open_to_foreign:
+            raise _open_to_none(self.url)
         if name not in self.queues:
             self.queues[name] = Queue(self, name, external=external, reply_within=reply_within)
         return self.queues[name]
@@ -150,7 +154,7 @@ class Queuecast:
         return await asyncio.shield(opening)
 
     async def _opened(self) -> Session:
-        session = Session(self.url)
+        session = Session(self.url, self._foreign)
         try:
             await session.open()
             for name in self.queues:
@@ -159,6 +163,9 @@ class Queuecast:
             await session.close()
             raise
         return session
+
+    def _foreign(self, queue: str) -> External | None:
+        return self.queues[queue].foreign if queue in self.queues else None
 
     def _forget_failed(self, opening: asyncio.Future[Session]) -> None:
         """Whoever comes after a failed opening tries again."""
@@ -204,3 +211,7 @@ class Queuecast:
                 self._background = asyncio.new_event_loop()
                 threading.Thread(target=self._background.run_forever, name="queuecast", daemon=True).start()
             return self._background
+
+
+def _open_to_none(url: str) -> ConfigurationError:
+    return ConfigurationError(f"{url} is open to no foreign program: external queues need a broker server")

@@ -9,10 +9,14 @@ from msgspec import Struct
 
 
 class CancelRequested(Struct, frozen=True, tag_field="type", tag="cancel"):
-    """Whoever runs this task stops it; whoever receives it later does not begin it."""
+    """Whoever runs this task stops it; whoever receives it later does not begin it. `time` is POSIX seconds.
+
+    The time tells it from a task that was submitted afterwards under the same idempotency key.
+    """
 
     queue: str
     id: str
+    time: float
 
 
 class HandlerInfo(Struct, frozen=True):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
 from msgspec import UNSET, Struct
 
-from .task import FinalState, State, Task, timestamp
+from .task import FinalState, State, Task, fingerprint, is_keyed, timestamp
 
 MAX_EVENT_BYTES: Final = 512_000
 """Bytes of one encoded event. An output or a result over it ends its task as `failed` (`result-too-large`)."""
@@ -37,6 +37,11 @@ class TaskInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     progress: Progress | None = None
     error: ErrorInfo | None = None
     delay: float | None = None
+    """Seconds from the event's time until the task is due: of one that is scheduled, or retrying."""
+    expires_at: str | None = None
+    """Of a task that was just submitted: when it fails unless it was begun."""
+    fingerprint: str | None = None
+    """Of a task that was just submitted with an idempotency key: tells its work from another's."""
     alone: bool = False
 
 
@@ -82,8 +87,16 @@ Event: TypeAlias = TaskEvent | OutputEvent | ResultEvent
 
 def submitted(task: Task) -> TaskEvent:
     """The first event of a task: `scheduled` when its time lies ahead, else `queued`."""
-    waits = task.not_before is not None and task.not_before > task.submitted_at
-    info = TaskInfo(id=task.id, name=task.name, state="scheduled" if waits else "queued", attempt=1)
+    wait = (task.not_before or 0.0) - task.submitted_at
+    info = TaskInfo(
+        id=task.id,
+        name=task.name,
+        state="scheduled" if wait > 0 else "queued",
+        attempt=1,
+        delay=wait if wait > 0 else None,
+        expires_at=None if task.expires_at is None else timestamp(task.expires_at),
+        fingerprint=fingerprint(task) if is_keyed(task.id) else None,
+    )
     return TaskEvent(
         id=task.id,
         queue=task.queue,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Never, ParamSpec, Typ
 from msgspec import Raw
 from msgspec.structs import replace
 
-from .brokers.base import Receipt, end_of, verify
+from .brokers.base import External, Receipt, end_of, verify
 from .codec import decode_event, encode_value
 from .context import Context
 from .control import CancelRequested, HandlerInfo, encode_control
@@ -54,6 +54,13 @@ class Queue:
 
     def __repr__(self) -> str:
         return f"<Queue {self.name}: {', '.join(self.handlers) or 'no handlers'}>"
+
+    @property
+    def foreign(self) -> External | None:
+        """Where this queue's workers are foreign programs: what the broker has to know of it."""
+        if not self.external:
+            return None
+        return External(self.external if isinstance(self.external, str) else self.name, self.reply_within)
 
     @overload
     def task(self, f: Callable[Concatenate[Context, P], AsyncIterator[Y]], /) -> Handler[P, Y, None]: ...  # type: ignore[overload-overlap]
@@ -158,7 +165,7 @@ class Queue:
     async def events_of(self, id: str, after: str | None) -> AsyncGenerator[Event, None]:
         """One task's events to its result, from the first or after a cursor."""
         session = await self.app.session()
-        status = await session.projection.status(self.name, id)
+        status = await session.broker.status(self.name, id)
         if status is None:
             raise ResultExpired(f"no task {id} on {self.name}: never submitted, or older than the log's retention")
         if after is None:
@@ -183,13 +190,13 @@ class Queue:
     async def cancel(self, id: str) -> bool:
         """Ask for a task to be cancelled. False when it has ended already; raises `ResultExpired` when unknown."""
         session = await self.app.session()
-        status = await session.projection.status(self.name, id)
+        status = await session.broker.status(self.name, id)
         if status is None:
             raise ResultExpired(f"no task {id} on {self.name}")
         if status.state in FINAL_STATES:
             return False
         # The request comes first: a worker that begins the task meanwhile hears of it.
-        await session.broker.post(encode_control(CancelRequested(self.name, id)))
+        await session.broker.post(encode_control(CancelRequested(self.name, id, time.time())))
         if status.state != "running":
             await session.broker.append(self.name, [ended(status, "cancelled", time.time(), attempt=status.attempt)])
         return True
@@ -200,7 +207,7 @@ class Queue:
         Raises `ResultExpired` when the dead letter is unknown.
         """
         session = await self.app.session()
-        dead = await session.projection.load(self.name, id)
+        dead = await session.broker.load(self.name, id)
         if dead is None:
             raise ResultExpired(f"no task {id} on {self.name}")
         task = replace(

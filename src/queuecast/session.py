@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from .brokers import Broker, Projected, make_broker
+from .brokers import Broker, External, make_broker
 from .brokers.base import Entry, Status
 from .codec import decode_event
 from .cursor import Cursor
-from .errors import ConfigurationError, ResultExpired
+from .errors import ResultExpired
 from .event import ResultEvent
 from .tail import Tail
 from .task import FINAL_STATES
@@ -24,22 +24,16 @@ TAIL_BACKLOG: Final = 2_000
 
 
 class Session:
-    """Everything here belongs to the loop it was opened in."""
+    """Everything here belongs to the loop it was opened in. `foreign` tells which queues are external."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, foreign: Callable[[str], External | None] = lambda _: None) -> None:
         self.broker: Broker = make_broker(url)
         self.loop = asyncio.get_running_loop()
+        self._foreign = foreign
         self._tails: dict[str, Tail] = {}
         self._results: dict[str, _Results] = {}
         self._declared: set[str] = set()
         self._opening = asyncio.Lock()
-
-    @property
-    def projection(self) -> Projected:
-        """Where to look up what each task is now."""
-        if not isinstance(self.broker, Projected):
-            raise ConfigurationError(f"{self.broker.url} keeps no projection of its own")
-        return self.broker
 
     async def open(self) -> None:
         await self.broker.open()
@@ -56,7 +50,7 @@ class Session:
     async def declare(self, queue: str) -> None:
         """As `Broker.declare`, once per queue: for queues that are made after the application was opened."""
         if queue not in self._declared:
-            await self.broker.declare(queue)
+            await self.broker.declare(queue, self._foreign(queue))
             self._declared.add(queue)
 
     async def tail(self, queue: str) -> Tail:
@@ -79,7 +73,7 @@ class Session:
         # Listening before looking: a result that comes in between is seen by one of the two.
         with results.waiting_for(id) as waiter:
             while True:
-                status = await self.projection.status(queue, id)
+                status = await self.broker.status(queue, id)
                 if status is None:
                     raise ResultExpired(f"no task {id} on {queue}: never submitted, or older than the log's retention")
                 if status.state in FINAL_STATES:

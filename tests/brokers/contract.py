@@ -21,9 +21,6 @@ Each call of `open_broker` is one more connection to the same store, opened; the
 returns the same object again. Two more things are worth their lines: `Backend(maker=…)`, where a dead or a stopped
 process is given up too late for a test, and the fixture `open_fresh`, for a store that has taken this one's place.
 
-Refusals are asked of the fold, because not every backend can keep a refused event out of its log; one that can is a
-`Projected` and is held to it in `Projecting`.
-
 Tests wait for facts, never for time: a due time a few hundredths of a second ahead is waited for by consuming.
 """
 
@@ -36,7 +33,7 @@ from itertools import pairwise
 import pytest
 from msgspec.structs import replace
 
-from queuecast.brokers import CONTROL, Broker, Delivery, Projected, Retention
+from queuecast.brokers import CONTROL, Broker, Delivery, Retention
 from queuecast.brokers.base import end_of, verify
 from queuecast.codec import decode_event, encode_event
 from queuecast.cursor import Cursor, cursor_at
@@ -1110,7 +1107,7 @@ class Retaining(Suite):
         assert story(await shown(broker, of=task.id)) == ["succeeded"]
 
     async def test_a_finished_task_is_forgotten_with_its_last_event(self, connect, small):
-        broker = projected(await connect(small))
+        broker = await connect(small)
         await broker.submit([task := new_task(idempotency_key="july")])
         async with consuming(broker) as deliveries:
             await finish(await anext(deliveries))
@@ -1122,7 +1119,7 @@ class Retaining(Suite):
         assert receipt.created
 
     async def test_a_finished_task_is_known_as_long_as_its_last_event(self, connect):
-        broker = projected(await connect(Retention(size=20_000)))
+        broker = await connect(Retention(size=20_000))
         [receipt] = await broker.submit([task := new_task()])
         async with consuming(broker) as deliveries:
             delivery = await anext(deliveries)
@@ -1135,7 +1132,7 @@ class Retaining(Suite):
         assert (await broker.status(QUEUE, task.id) is not None) == still_there
 
     async def test_a_live_task_is_kept_though_its_events_are_gone(self, connect):
-        broker = projected(await connect(Retention(size=20_000)))
+        broker = await connect(Retention(size=20_000))
         await broker.submit([task := new_task()])
         await outgrow_all(broker)
         assert await broker.load(QUEUE, task.id) == task
@@ -1147,17 +1144,11 @@ class Retaining(Suite):
         assert task.id in [event.id for event in await log_of(broker, after=after)]
 
 
-def projected(broker: Broker) -> Projected:
-    if not isinstance(broker, Projected):
-        pytest.skip("this backend keeps no projection of its own")
-    return broker
-
-
 class Projecting(Suite):
-    """Of a backend whose own tables are the projection: what each task is now."""
+    """What each task is now."""
 
     async def test_a_refused_event_never_enters_the_log(self, connect):
-        broker = projected(await connect())
+        broker = await connect()
         await broker.submit([task := new_task()])
         old, new = Run(task), Run(task)
         running, superseding, result = old.running(), new.running(), new.succeeded()
@@ -1167,12 +1158,12 @@ class Projecting(Suite):
         assert (await log_of(broker))[1:] == [running, superseding, result]
 
     async def test_an_unknown_task_has_no_status(self, connect):
-        broker = projected(await connect())
+        broker = await connect()
         assert await broker.status(QUEUE, new_task().id) is None
         assert await broker.load(QUEUE, new_task().id) is None
 
     async def test_a_task_has_a_status_at_once_and_on_every_connection(self, connect):
-        broker, elsewhere = projected(await connect()), projected(await connect())
+        broker, elsewhere = await connect(), await connect()
         [receipt] = await broker.submit([task := new_task(owner="ann")])
         status = await elsewhere.status(QUEUE, task.id)
         assert (status.id, status.queue, status.name, status.owner) == (task.id, QUEUE, "render", "ann")
@@ -1181,7 +1172,7 @@ class Projecting(Suite):
         assert (status.progress, status.result, status.error) == (None, None, None)
 
     async def test_a_status_follows_the_task(self, connect):
-        broker = projected(await connect())
+        broker = await connect()
         await broker.submit([task := new_task(retries=1)])
 
         async def status():
@@ -1209,7 +1200,7 @@ class Projecting(Suite):
         assert (done.state, done.attempt, done.result, done.progress) == ("succeeded", 2, {"pages": 3}, None)
 
     async def test_a_failed_tasks_status_tells_its_error(self, connect):
-        broker = projected(await connect())
+        broker = await connect()
         await broker.submit([task := new_task()])
         async with consuming(broker) as deliveries:
             delivery = await anext(deliveries)
@@ -1219,14 +1210,14 @@ class Projecting(Suite):
         assert (status.state, status.error) == ("failed", ErrorInfo("ValueError", "no such report"))
 
     async def test_tasks_are_listed_newest_first(self, connect):
-        broker = projected(await connect())
+        broker = await connect()
         tasks = [new_task(idempotency_key=f"key {number}") if number % 2 else new_task() for number in range(12)]
         for task in tasks:
             await broker.submit([task])
         assert [status.id for status in await broker.statuses(QUEUE)] == [task.id for task in reversed(tasks)]
 
     async def test_a_list_is_paged(self, connect):
-        broker = projected(await connect())
+        broker = await connect()
         tasks = [new_task(idempotency_key=f"key {number}") if number % 2 else new_task() for number in range(12)]
         await broker.submit(tasks)
         pages, before = [], None
@@ -1237,7 +1228,7 @@ class Projecting(Suite):
         assert [id for page in pages for id in page] == [task.id for task in reversed(tasks)]
 
     async def test_a_list_is_filtered_by_state(self, connect):
-        broker = projected(await connect())
+        broker = await connect()
         await broker.submit(tasks := new_tasks(4))
         await broker.append(QUEUE, [cancelled(tasks[1]), cancelled(tasks[2])])
         listed = await broker.statuses(QUEUE, state="cancelled")
@@ -1246,7 +1237,7 @@ class Projecting(Suite):
         assert await broker.statuses(QUEUE, state="failed") == []
 
     async def test_a_list_is_filtered_by_owner(self, connect):
-        broker = projected(await connect())
+        broker = await connect()
         await broker.submit(tasks := [new_task(owner=owner) for owner in ("ann", "bob", None, "ann")])
         await broker.append(QUEUE, [cancelled(tasks[3])])
         listed = await broker.statuses(QUEUE, owner="ann")
@@ -1255,13 +1246,13 @@ class Projecting(Suite):
         assert await broker.statuses(QUEUE, owner="eve") == []
 
     async def test_a_list_is_of_one_queue(self, connect):
-        broker = projected(await connect())
+        broker = await connect()
         await broker.declare(OTHER)
         await broker.submit([new_task(queue=OTHER), mine := new_task()])
         assert [status.id for status in await broker.statuses(QUEUE)] == [mine.id]
 
     async def test_tasks_are_counted_by_state(self, connect):
-        broker = projected(await connect())
+        broker = await connect()
         tasks = [*new_tasks(3), new_task(delay=FAR)]
         await broker.submit(tasks)
         await broker.append(QUEUE, [cancelled(tasks[0])])
@@ -1276,7 +1267,7 @@ class Projecting(Suite):
         }
 
     async def test_a_declared_queue_is_counted_though_it_is_empty(self, connect):
-        broker = projected(await connect())
+        broker = await connect()
         await broker.declare(OTHER)
         await broker.post(b"{}")
         counts = await broker.counts()
@@ -1284,7 +1275,7 @@ class Projecting(Suite):
         assert not any(counts[OTHER].values())
 
     async def test_the_longest_wait_is_that_of_the_task_due_first(self, connect):
-        broker = projected(await connect())
+        broker = await connect()
         assert await broker.oldest_due(QUEUE) is None
         await broker.submit([new_task(delay=FAR)])
         assert await broker.oldest_due(QUEUE) is None
@@ -1296,7 +1287,7 @@ class Projecting(Suite):
             assert await broker.oldest_due(QUEUE) is None
 
     async def test_a_task_is_loaded_as_it_was_submitted(self, connect):
-        broker = projected(await connect())
+        broker = await connect()
         await broker.submit([task := new_task(args={"report": 7}, owner="ann", timeout=60, retries=3)])
         async with consuming(broker) as deliveries:
             delivery = await anext(deliveries)

@@ -169,10 +169,14 @@ class TestOpening:
     async def test_a_forked_child_is_told_to_open_its_own(self, open_broker):
         broker = await open_broker()
         reader, writer = os.pipe()
+
+        async def use_it() -> None:
+            await broker.append(QUEUE, [])
+
         child = os.fork()
         if child == 0:
             try:
-                broker.append(QUEUE, [])
+                asyncio.run(use_it())
             except BrokerUnavailable as error:
                 os.write(writer, str(error).encode())
             os._exit(0)

@@ -27,6 +27,9 @@ class Log(Delivery):
         self.failing = 0
         self._record = None
 
+    async def begin(self, event):
+        return self.append(event)
+
     def append(self, *events):
         durable = asyncio.get_running_loop().create_future()
         if self.failing:

@@ -279,7 +279,9 @@ class TestAFailingBroker:
                 if len(failures) == times:
                     return original(delivery, *args)
                 failures.append(delivery)
-                raise BrokerUnavailable("the disk is full")
+                refused = asyncio.get_running_loop().create_future()
+                refused.set_exception(BrokerUnavailable("the disk is full"))
+                return refused
 
             monkeypatch.setattr(MemoryDelivery, verb, fail)
             return failures
@@ -330,11 +332,10 @@ class TestAFailingBroker:
         original = MemoryBroker.consume
         failures = [BrokerUnavailable("not now"), OSError("nor now"), BrokerUnavailable("never")]
 
-        async def consume(broker, *args):
+        def consume(broker, *args):
             if failures:
                 raise failures.pop()
-            async for delivery in original(broker, *args):
-                yield delivery
+            return original(broker, *args)
 
         monkeypatch.setattr(MemoryBroker, "consume", consume)
 

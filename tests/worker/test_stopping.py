@@ -150,7 +150,7 @@ class TestCancelling:
         # Through the control log alone, as for a task that another worker is running.
         session = await app.session()
         for ref in refs[:19]:
-            await session.broker.post(encode_control(CancelRequested("reports", ref.id)))
+            await session.broker.post(encode_control(CancelRequested("reports", ref.id, time.time())))
         async with working(app):
             await refs[19].result()
             for ref in refs[:19]:
@@ -164,7 +164,7 @@ class TestCancelling:
 
         ref = await work.submit()
         session = await app.session()
-        await session.broker.post(encode_control(CancelRequested("others", ref.id)))
+        await session.broker.post(encode_control(CancelRequested("others", ref.id, time.time())))
         async with working(app):
             assert await ref.result() == 7
 

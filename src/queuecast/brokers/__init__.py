@@ -6,9 +6,9 @@ from math import inf
 from urllib.parse import parse_qsl, urlsplit
 
 from ..errors import ConfigurationError
-from .base import CONTROL, Broker, Delivery, Projected, Retention
+from .base import CONTROL, Broker, Consumer, Delivery, External, Retention
 
-__all__ = ["CONTROL", "Broker", "Delivery", "Projected", "Retention", "make_broker"]
+__all__ = ["CONTROL", "Broker", "Consumer", "Delivery", "External", "Retention", "make_broker"]
 
 
 def make_broker(url: str) -> Broker:

@@ -7,8 +7,8 @@ against all of them. Driver errors are translated at this border into the family
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
@@ -88,7 +88,7 @@ class Delivery(ABC):
 
     Each verb takes the event that must be durable before the delivery is settled, so that a crash in between
     repeats work and never loses it; a backend with transactions does both in one. The awaitables may be awaited
-    later: the order of the calls is the order of the events.
+    later: the order of the calls is the order of the events. What goes wrong is raised where they are awaited.
     """
 
     task: Task
@@ -101,6 +101,12 @@ class Delivery(ABC):
     """
     losses: int
     """How many of its runs died alone; see MAX_LONE_LOSSES."""
+
+    @abstractmethod
+    async def begin(self, event: Event) -> Awaitable[None]:
+        """Hand over the run's first event, `running`. Returns once a death of this process would leave a trace of
+        the run, so that a handler which kills its process is found out; it is durable when the result is awaited.
+        """
 
     @abstractmethod
     def append(self, *events: Event) -> Awaitable[None]:
@@ -129,12 +135,35 @@ class Delivery(ABC):
 OnLost: TypeAlias = Callable[[Delivery], None]
 
 
+class Consumer(AsyncIterator[Delivery], ABC):
+    """Yields a queue's deliveries to one worker. Raises `BrokerError` when no more will come."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Take nothing more: the iteration ends. What is held stays held, to be settled."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Stop, and give back what is held, to be delivered to others."""
+
+
+class External(NamedTuple):
+    """That a queue's workers are foreign programs."""
+
+    name: str
+    """Of the backend's own queue or topic, which may have been there before us."""
+    reply_within: float
+    """Seconds after which a task without a reply has failed (`no-reply`)."""
+
+
 class Broker(ABC):
     """A connection to a backend. Belongs to the event loop it was opened in.
 
     Every call waits a bounded time, then raises `BrokerUnavailable` (nothing happened) or `OutcomeUnknown`.
     """
 
+    is_open_to_foreign: ClassVar[bool] = False
+    """Whether foreign programs can reach its queues, so that a queue can be external."""
     url: str
     retention: Retention
 
@@ -147,8 +176,12 @@ class Broker(ABC):
         """Finish what was handed over, then let go. Unsettled deliveries go back to their queues."""
 
     @abstractmethod
-    async def declare(self, queue: str) -> None:
-        """Make sure that the queue and its log exist. May be repeated."""
+    async def declare(self, queue: str, external: External | None = None) -> None:
+        """Make sure that the queue and its log exist. May be repeated.
+
+        `external` only where the backend `is_open_to_foreign`. Raises `ConfigurationError` for a queue that would
+        lose tasks, with what the backend says about it.
+        """
 
     # The task queue
 
@@ -160,8 +193,8 @@ class Broker(ABC):
         """
 
     @abstractmethod
-    def consume(self, queue: str, concurrency: int, on_lost: OnLost) -> AsyncGenerator[Delivery, None]:
-        """Yield deliveries, at most `concurrency` of them unsettled, in the order in which they became due.
+    def consume(self, queue: str, concurrency: int, on_lost: OnLost) -> Consumer:
+        """Take deliveries, at most `concurrency` of them unsettled, in the order in which they became due.
 
         Competes with every other consumer of the queue; a consumer that dies has its deliveries handed to others.
         `on_lost` is called when a delivery was handed to another consumer while this one still held it.
@@ -181,19 +214,20 @@ class Broker(ABC):
     def read(self, queue: str, after: int) -> AsyncGenerator[list[Entry], None]:
         """Yield batches of what lies after the offset, in order, each entry once; then wait for more, for ever.
 
+        What the fold refuses is not there: every reader sees what subscribers are shown.
         Raises `ResetRequired`: "trimmed" when events after `after` are gone, "ahead" when the log ends before it.
         """
 
     @abstractmethod
     async def bounds(self, queue: str) -> Bounds: ...
 
+    # The projection: what the fold made of each task. All of it, `read` and `bounds` tell of one moment, which is
+    # never before what this process itself has written.
 
-@runtime_checkable
-class Projected(Protocol):
-    """Ability of a backend whose own tables are the projection: what each task is now."""
-
+    @abstractmethod
     async def status(self, queue: str, id: str) -> Status | None: ...
 
+    @abstractmethod
     async def statuses(
         self,
         queue: str,
@@ -204,19 +238,18 @@ class Projected(Protocol):
         limit: int = 100,
     ) -> list[Status]:
         """Newest first, of one state and one owner where given; `before` is the id at which the previous page ended."""
-        ...
 
+    @abstractmethod
     async def counts(self) -> Mapping[str, Mapping[State, int]]:
         """How many tasks each queue holds in each state; a queue that was declared is always there."""
-        ...
 
+    @abstractmethod
     async def oldest_due(self, queue: str) -> float | None:
         """POSIX time since which the task that waits longest could have been running."""
-        ...
 
+    @abstractmethod
     async def load(self, queue: str, id: str) -> Task | None:
-        """The task as it was submitted, for a requeue."""
-        ...
+        """A dead letter as it was submitted, for a requeue. None where the backend does not have it any more."""
 
 
 async def verify(broker: Broker, queue: str, cursor: Cursor) -> int:

@@ -155,8 +155,8 @@ class Meters:
         self._stops.clear()
 
     async def page(self, session: Session) -> bytes:
-        counts = await session.projection.counts()
-        oldest = {name: await session.projection.oldest_due(name) for name in counts}
+        counts = await session.broker.counts()
+        oldest = {name: await session.broker.oldest_due(name) for name in counts}
         snapshot = _Snapshot(self, counts, oldest)
         registry = CollectorRegistry(auto_describe=False)
         registry.register(snapshot)

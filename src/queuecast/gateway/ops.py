@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 async def overview(session: Session, queues: list[Queue], principal: Principal) -> Response:
     """The queues with how many tasks are in each state, and a cursor for `/events` of exactly these queues."""
     cursors = {queue.name: await end_of(session.broker, queue.name) for queue in queues}
-    counts = await session.projection.counts() if principal.follow == "all" else None
+    counts = await session.broker.counts() if principal.follow == "all" else None
     body: dict[str, Any] = {"queues": [await _line(session, queue, counts) for queue in queues]}
     if len(cursors) == 1:
         body["cursor"] = str(*cursors.values())
@@ -37,7 +37,7 @@ async def _line(session: Session, queue: Queue, counts: Any | None) -> dict[str,
     line: dict[str, Any] = {"name": queue.name, "handlers": sorted({*queue.handlers, *queue.announced})}
     if counts is None:
         return {**line, "counts": {}, "oldest_ready_seconds": None}
-    due = await session.projection.oldest_due(queue.name)
+    due = await session.broker.oldest_due(queue.name)
     return {
         **line,
         "counts": {state: number for state, number in counts.get(queue.name, {}).items() if number},
@@ -54,7 +54,7 @@ async def readyz(gateway: Gateway) -> Response:
     """200 once the broker answers and the logs are followed, and not while draining; else 503 with the reason."""
     try:
         opened = await gateway.opened()
-        await opened.session.projection.counts()
+        await opened.session.broker.counts()
     except BrokerError as error:
         return json_response({"status": "not ready", "reason": str(error)}, 503)
     if opened.hub.draining:

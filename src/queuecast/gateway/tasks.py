@@ -83,7 +83,7 @@ async def listing(request: Request, opened: Open, queue: Queue, principal: Princ
         raise Problem(400, "bad-parameter", f"state is {states}", (Flaw("/state", states),))
     owner = owner_shown(principal, request.query_params.get("owner"))
     cursor = await end_of(opened.session.broker, queue.name)
-    tasks = await opened.session.projection.statuses(
+    tasks = await opened.session.broker.statuses(
         queue.name,
         state=_as_state(state),
         owner=owner,
@@ -167,7 +167,7 @@ async def _wait(session: Session, task: Task, seconds: int) -> Status | None:
     try:
         async with asyncio.timeout(seconds):
             await session.wait_for_result(task.queue, task.id)
-        return await session.projection.status(task.queue, task.id)
+        return await session.broker.status(task.queue, task.id)
     except (TimeoutError, BrokerError, ResultExpired):
         # The task is durable. An error would say that it is not, and the client would submit it again.
         return None
@@ -222,7 +222,7 @@ def _idempotency_key(request: Request) -> str | None:
 
 async def _visible(request: Request, session: Session, queue: Queue, principal: Principal) -> Status:
     id = request.path_params["id"]
-    found = await session.projection.status(queue.name, id)
+    found = await session.broker.status(queue.name, id)
     if found is None or not may_see(principal, found):
         raise ResultExpired(f"there is no task {id[:64]!r} on {queue.name}, or it is older than the log's retention")
     return found

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from .. import sse
-from ..brokers.base import Broker, Projected, Status
+from ..brokers.base import Broker, Status
 from ..cursor import Cursor, beginning
 from ..errors import BrokerUnavailable
 from ..tail import Tail
@@ -64,7 +64,6 @@ class Hub:
         self.counters = Counters()
         self.draining = False
         self._broker = broker
-        self._projection = broker if isinstance(broker, Projected) else None
         self._tail = tail
         self._max_streams = max_streams
         self._max_age = max_age
@@ -156,7 +155,7 @@ class Hub:
 
     async def _status(self, fanout: Fanout, task: str, owner: str | None) -> Status | None:
         [queue] = fanout.window.queues
-        status = await self._projection.status(queue, task) if self._projection is not None else None
+        status = await self._broker.status(queue, task)
         return status if status is None or owner in {None, status.owner} else None
 
     def open(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 from ..brokers import CONTROL, Broker
@@ -12,11 +13,15 @@ from ..brokers.base import Entry
 from ..control import CancelRequested, decode_control
 from ..cursor import Cursor
 from ..tail import Tail
+from ..task import Task
 
 logger = logging.getLogger(__name__)
 
 MAX_REMEMBERED: Final = 100_000
 """Cancel requests kept in mind; beyond that the oldest are forgotten, and such a task may begin before it ends."""
+
+CLOCK_SLACK: Final = 60.0
+"""Seconds by which the clocks of who submits and who cancels may differ."""
 
 
 class Cancels:
@@ -25,11 +30,12 @@ class Cancels:
     def __init__(self, broker: Broker, on_cancel: Callable[[str, str], None]) -> None:
         self._broker = broker
         self._on_cancel = on_cancel
-        self._asked: dict[tuple[str, str], None] = {}
+        self._asked: dict[tuple[str, str], float] = {}
         self._tail = Tail(broker, CONTROL, backlog=MAX_REMEMBERED)
 
-    def asked(self, queue: str, id: str) -> bool:
-        return (queue, id) in self._asked
+    def asked(self, task: Task) -> bool:
+        """Whether it was asked for this very task: its id may have been another's before, by an idempotency key."""
+        return self._asked.get((task.queue, task.id), -inf) >= task.submitted_at - CLOCK_SLACK
 
     async def start(self) -> None:
         """Returns when everything that was asked before is known."""
@@ -50,7 +56,7 @@ class Cancels:
         for entry in entries:
             message = decode_control(entry.body)
             if isinstance(message, CancelRequested):
-                self._asked[message.queue, message.id] = None
+                self._asked[message.queue, message.id] = message.time
                 self._on_cancel(message.queue, message.id)
         while len(self._asked) > MAX_REMEMBERED:
             del self._asked[next(iter(self._asked))]

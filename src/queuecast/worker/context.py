@@ -6,11 +6,12 @@ import asyncio
 import math
 import threading
 from collections import deque
+from collections.abc import Awaitable
 from typing import Any, Final
 
 from ..brokers import Delivery
 from ..context import Context
-from ..errors import BrokerError, TaskCancelled
+from ..errors import TaskCancelled
 from ..event import Event, Progress
 from .outcome import printable, sendable
 from .trail import Trail
@@ -86,6 +87,11 @@ class RunContext(Context):
         self._check()
         asyncio.run_coroutine_threadsafe(self.output(value), self._loop).result()
 
+    async def begin(self, event: Event) -> None:
+        """Hand the run's first event to the log; when this returns the handler may start."""
+        self._unconfirmed += 1
+        self._watch(await self._delivery.begin(event), (event,))
+
     def write(self, *events: Event) -> None:
         """Hand events of this run to the log; they are durable before its delivery is settled."""
         self._unconfirmed += len(events)
@@ -93,14 +99,7 @@ class RunContext(Context):
             # Nothing overtakes what was not taken: the fold would refuse it for the gap.
             self._kept.extend(events)
             return
-        taken: asyncio.Future[None]
-        try:
-            taken = asyncio.ensure_future(self._delivery.append(*events))
-        except BrokerError:
-            taken = self._loop.create_future()
-            taken.cancel()
-        self._on_their_way.append((taken, events))
-        taken.add_done_callback(self._taken)
+        self._watch(self._delivery.append(*events), events)
 
     def close(self) -> None:
         """The run has ended. What a left-behind thread still reports is dropped."""
@@ -148,6 +147,11 @@ class RunContext(Context):
     def _make_room(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
+
+    def _watch(self, appended: Awaitable[None], events: tuple[Event, ...]) -> None:
+        taken = asyncio.ensure_future(appended)
+        self._on_their_way.append((taken, events))
+        taken.add_done_callback(self._taken)
 
     def _taken(self, taken: asyncio.Future[None]) -> None:
         if not taken.cancelled():

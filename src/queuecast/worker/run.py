@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -107,12 +107,12 @@ class Run:
     async def _execute(self, call: Call, trail: Trail, *, alone: bool) -> Outcome:
         """One run of the handler."""
         self._context = context = RunContext(self.delivery, trail, self._worker.state)
-        self._runner = runner = self._worker.runner_for(call.handler, alone=alone)
-        # On its way before the handler starts, so that one which kills its process has left a trace.
-        context.write(trail.task("running", alone=alone))
+        # Before the handler starts, so that one which kills its process has left a trace.
+        await context.begin(trail.task("running", alone=alone))
+        self._runner = self._worker.runner_for(call.handler, alone=alone)
         timer = self._start_timer()
         try:
-            ending = await self._ending(runner.run(call, context))
+            ending = await self._ending(self._runner, call, context)
         finally:
             self._runner = None
             if timer is not None:
@@ -131,11 +131,13 @@ class Run:
             random=random.random(),
         )
 
-    async def _ending(self, handler_running: Coroutine[Any, Any, Any]) -> Raw | BaseException:
+    async def _ending(self, runner: Runner, call: Call, context: RunContext) -> Raw | BaseException:
         """What the handler returned, as JSON, or what it raised."""
+        if self._stopped is not None:
+            return asyncio.CancelledError()  # before it started
         ending: Raw | BaseException
         try:
-            ending = sendable(await handler_running, "result")
+            ending = sendable(await runner.run(call, context), "result")
         except GeneratorExit:
             raise  # the event loop is gone
         except BaseException as error:

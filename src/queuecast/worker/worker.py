@@ -7,12 +7,12 @@ import logging
 import secrets
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any, Final
 
 from ..app import Queuecast
-from ..brokers import Broker, Delivery
+from ..brokers import Broker, Consumer, Delivery
 from ..control import Control, HandlerInfo, WorkerAnnounced, WorkerLeft, encode_control
 from ..errors import BrokerError, ConfigurationError
 from ..handler import Handler
@@ -67,6 +67,7 @@ class Worker:
         self.handlers = {(name, h.name): h for name in self._queues for h in app.queues[name].handlers.values()}
         self._concurrency = concurrency
         self._grace = grace
+        self._consumers: set[Consumer] = set()
         self._runs: dict[asyncio.Task[None], Run] = {}
         self._stopping = False
         self._settled = asyncio.Event()
@@ -109,11 +110,12 @@ class Worker:
     # Consuming
 
     async def _consume(self, queue: str) -> None:
-        """Take deliveries for ever; whatever the broker does, come back to it."""
-        while True:
+        """Take deliveries until the worker stops; whatever the broker does, come back to it."""
+        while not self._stopping:
             try:
                 await self._broker.declare(queue)
                 await self._take(self._broker.consume(queue, self._concurrency, self._on_lost))
+                return
             except BrokerError as error:
                 logger.warning("queue %s cannot be consumed, trying again: %s", queue, error)
             except Exception:
@@ -121,16 +123,16 @@ class Worker:
             self._lose(queue)
             await asyncio.sleep(RECONSUME_DELAY)
 
-    async def _take(self, deliveries: AsyncGenerator[Delivery, None]) -> None:
-        # The generator holds what runs: closing or cancelling it hands all that to other workers.
-        async with aclosing(deliveries):
-            async for delivery in deliveries:
-                if self._stopping:
-                    with suppress(BrokerError):
-                        await delivery.release()
-                    await self._settled.wait()
-                    return
-                self._begin(Run(self, delivery))
+    async def _take(self, consumer: Consumer) -> None:
+        # It holds what runs: closing it hands all that to other workers.
+        async with aclosing(consumer):
+            self._consumers.add(consumer)
+            try:
+                async for delivery in consumer:
+                    self._begin(Run(self, delivery))
+                await self._settled.wait()
+            finally:
+                self._consumers.discard(consumer)
 
     def _lose(self, queue: str) -> None:
         """Its consumer has failed, so that others get what it held."""
@@ -139,7 +141,7 @@ class Worker:
                 run.stop("lost")
 
     def _begin(self, run: Run) -> None:
-        if self._cancels.asked(run.task.queue, run.task.id):
+        if self._cancels.asked(run.task):
             run.stop("cancelled")
         task = asyncio.create_task(self._perform(run))
         self._runs[task] = run
@@ -166,6 +168,8 @@ class Worker:
     async def _stop(self, heart: asyncio.Task[None], consumers: list[asyncio.Task[None]]) -> None:
         """Take nothing new; let what runs finish; give the rest back; leave."""
         self._stopping = True
+        for consumer in self._consumers:
+            consumer.stop()
         await self._finish_runs()
         self._settled.set()
         for task in (heart, *consumers):

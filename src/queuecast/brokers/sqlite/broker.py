@@ -14,14 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from ...codec import encode_event, encode_task
-from ...errors import BrokerError, BrokerUnavailable, ConfigurationError
+from ...errors import BrokerUnavailable, ConfigurationError, QueuecastError
 from ...event import Event, submitted
 from ...task import State, Task
-from ..base import Bounds, Broker, Delivery, Entry, OnLost, Receipt, Retention, Status
+from ..base import Bounds, Broker, Consumer, Entry, External, OnLost, Receipt, Retention, Status
 from . import reads
 from .database import new_token, translated
 from .deliveries import Holdings, LocalConsumer
-from .desk import answer
+from .desk import answer, failed
 from .operations import Append, Declare, Operation, Post, Settle, Submission, Submit
 from .peers import decode
 from .place import Place
@@ -43,7 +43,7 @@ NEXT_PAGE: Final = Page(1_000, 4_000_000)
 
 
 class SQLiteBroker(Broker):
-    """`sqlite:///work.db`. Implements `Projected`: its own tables are the projection.
+    """`sqlite:///work.db`. Its own tables are the projection.
 
     With `sync="normal"` no commit waits for the disk: a power cut may undo what was acknowledged last, a kill undoes
     nothing.
@@ -101,33 +101,25 @@ class SQLiteBroker(Broker):
         if self._ending is not None:
             await self._ending
 
-    async def declare(self, queue: str) -> None:
+    async def declare(self, queue: str, external: External | None = None) -> None:
         await self._number(queue)
 
     # The task queue
 
     async def submit(self, tasks: Sequence[Task]) -> list[Receipt]:
-        receipts: list[Receipt] = await self._hand(Submit([_submission(task) for task in tasks]))
+        receipts: list[Receipt] = await self._hand(Submit, [_submission(task) for task in tasks])
         return receipts
 
-    async def consume(self, queue: str, concurrency: int, on_lost: OnLost) -> AsyncGenerator[Delivery, None]:
-        consumer = LocalConsumer(queue, on_lost)
-        self._holdings.enter(consumer, concurrency)
-        try:
-            while True:
-                yield await consumer.next()
-        finally:
-            if not self._unusable:
-                with contextlib.suppress(BrokerError):
-                    await asyncio.gather(*self._holdings.leave(consumer))
+    def consume(self, queue: str, concurrency: int, on_lost: OnLost) -> Consumer:
+        return LocalConsumer(self._holdings, queue, concurrency, on_lost)
 
     # The event log
 
     def append(self, queue: str, events: Sequence[Event]) -> Awaitable[None]:
-        return self._hand(Append(queue, events))
+        return self._hand(Append, queue, events)
 
     def post(self, body: bytes) -> Awaitable[None]:
-        return self._hand(Post(body))
+        return self._hand(Post, body)
 
     async def read(self, queue: str, after: int) -> AsyncGenerator[list[Entry], None]:
         number = await self._number(queue)
@@ -151,7 +143,7 @@ class SQLiteBroker(Broker):
     async def bounds(self, queue: str) -> Bounds:
         return self._look(reads.bounds, await self._number(queue))
 
-    # What each task is now (`Projected`)
+    # The projection
 
     async def status(self, queue: str, id: str) -> Status | None:
         return await self._fetch(reads.status, await self._number(queue), queue, id)
@@ -183,15 +175,19 @@ class SQLiteBroker(Broker):
         if self._unusable:
             raise BrokerUnavailable(self._unusable)
 
-    def _hand(self, operation: Operation) -> asyncio.Future[Any]:
-        self._check()
-        return self._writer.desk.hand(operation)
+    def _hand(self, kind: Callable[P, Operation], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[Any]:
+        """Leave such an operation for the writer. What goes wrong is raised where the future is awaited."""
+        try:
+            self._check()
+            return self._writer.desk.hand(kind(*args, **kwargs))
+        except QueuecastError as error:
+            return failed(error)
 
     async def _number(self, queue: str) -> int:
         """The queue's number; it is made where there is none."""
         self._check()
         if queue not in self._numbers:
-            self._numbers[queue] = await self._hand(Declare(queue))
+            self._numbers[queue] = await self._hand(Declare, queue)
         return self._numbers[queue]
 
     def _look(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

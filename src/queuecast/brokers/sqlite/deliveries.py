@@ -4,39 +4,83 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from contextlib import suppress
+from functools import partial
+from typing import Any, ParamSpec, Protocol
 
-from ...errors import BrokerUnavailable
+from ...errors import BrokerError, BrokerUnavailable
 from ...event import Event
-from ..base import Delivery, OnLost
+from ..base import Consumer, Delivery, OnLost
 from .demand import Delivered
-from .operations import Claim, Consumer, Disown, Leave, Operation, Report, Settle, Want
+from .operations import Claim, Disown, Leave, Operation, Report, Settle, Taker, Want
 
-Hand = Callable[[Operation], asyncio.Future[Any]]
-"""To the writer. Raises `BrokerUnavailable` where the broker is closed."""
+P = ParamSpec("P")
 
 
-class LocalConsumer(Consumer):
+class Hand(Protocol):
+    """To the writer. What goes wrong is raised where the future is awaited."""
+
+    def __call__(self, kind: Callable[P, Operation], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[Any]: ...
+
+
+class LocalConsumer(Taker, Consumer):
     """A consumer, and what was claimed for it and not fetched yet."""
 
-    def __init__(self, queue: str, on_lost: OnLost) -> None:
+    def __init__(self, holdings: Holdings, queue: str, concurrency: int, on_lost: OnLost) -> None:
         super().__init__(queue)
+        self.concurrency = concurrency
         self.on_lost = on_lost
         self.left = False
-        self._inbox: asyncio.Queue[SQLiteDelivery | BrokerUnavailable] = asyncio.Queue()
+        """It takes nothing more."""
+        self._holdings = holdings
+        self._entered = False
+        self._inbox: deque[SQLiteDelivery] = deque()
+        self._leaving: list[asyncio.Future[None]] = []
+        self._end: BrokerError | None = None
+        self._news = asyncio.Event()
+
+    async def __anext__(self) -> SQLiteDelivery:
+        if not self._entered:
+            self._entered = True
+            self._holdings.enter(self)
+        while not self._inbox:
+            if self._end is not None:
+                raise self._end
+            if self.left:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        return self._inbox.popleft()
+
+    def stop(self) -> None:
+        if not self.left:
+            self._leaving = self._holdings.leave(self)
+
+    async def aclose(self) -> None:
+        self.stop()
+        with suppress(BrokerError):
+            await asyncio.gather(*self._leaving, *self._holdings.give_back(self))
+
+    # What the holdings tell it
 
     def put(self, delivery: SQLiteDelivery) -> None:
-        self._inbox.put_nowait(delivery)
+        self._inbox.append(delivery)
+        self._news.set()
 
-    def end(self, reason: str) -> None:
-        self._inbox.put_nowait(BrokerUnavailable(reason))
+    def leave(self) -> list[SQLiteDelivery]:
+        """Takes nothing more; what it had not fetched yet."""
+        self.left = True
+        unfetched = list(self._inbox)
+        self._inbox.clear()
+        self._news.set()
+        return unfetched
 
-    async def next(self) -> SQLiteDelivery:
-        delivery = await self._inbox.get()
-        if isinstance(delivery, BrokerUnavailable):
-            raise delivery
-        return delivery
+    def end(self, error: BrokerError) -> None:
+        """No more will come."""
+        self._end = error
+        self._news.set()
 
 
 class SQLiteDelivery(Delivery):
@@ -58,8 +102,12 @@ class SQLiteDelivery(Delivery):
     def __repr__(self) -> str:
         return f"<SQLiteDelivery of {self.task.queue}.{self.task.name} {self.task.id}, claim {self.claim.number}>"
 
+    async def begin(self, event: Event) -> Awaitable[None]:
+        # Its claim is a trace already: whose holder died is a suspect.
+        return self.append(event)
+
     def append(self, *events: Event) -> Awaitable[None]:
-        return self._hand(Report(self.task.queue, events))
+        return self._hand(Report, self.task.queue, events)
 
     def ack(self, *events: Event) -> Awaitable[None]:
         return self._settle(None, self.attempt, events)
@@ -75,9 +123,11 @@ class SQLiteDelivery(Delivery):
         return self._settle(self.task.not_before or self.task.submitted_at, self.attempt, events)
 
     def _settle(self, due: float | None, attempt: int, events: tuple[Event, ...]) -> Awaitable[None]:
-        settle = Settle(self.claim, events, due=due, attempt=attempt, consumer=self.consumer, frees=self.counts)
-        settled = self._hand(settle)
-        self.counts = False
+        settled = self._hand(
+            Settle, self.claim, events, due=due, attempt=attempt, consumer=self.consumer, frees=self.counts
+        )
+        if not settled.done():  # it was taken
+            self.counts = False
         return settled
 
 
@@ -96,30 +146,43 @@ class Holdings:
         """The queues that are consumed here."""
         return {consumer.line for consumer in self._consumers}
 
-    def enter(self, consumer: LocalConsumer, concurrency: int) -> None:
-        self._hand(Want(consumer, concurrency)).add_done_callback(_seen)
+    def enter(self, consumer: LocalConsumer) -> None:
         self._consumers.add(consumer)
+        entered = self._hand(Want, consumer, consumer.concurrency)
+        entered.add_done_callback(partial(self._entered, consumer))
 
-    def leave(self, consumer: LocalConsumer) -> list[Awaitable[None]]:
-        """Give back what it holds; each is done when it is awaited."""
-        consumer.left = True
+    def _entered(self, consumer: LocalConsumer, entered: asyncio.Future[Any]) -> None:
+        if not entered.cancelled() and isinstance(error := entered.exception(), BrokerError):
+            self._consumers.discard(consumer)
+            consumer.end(error)
+
+    def leave(self, consumer: LocalConsumer) -> list[asyncio.Future[None]]:
+        """It takes nothing more; what it fetched it keeps. Each step is done when it is awaited."""
         self._consumers.discard(consumer)
-        mine = [delivery for delivery in self._held.values() if delivery.consumer is consumer and delivery.counts]
-        return [self._hand(Leave(consumer)), *(delivery.release() for delivery in mine)]
+        steps = [self._hand(Leave, consumer), *map(asyncio.ensure_future, _released(consumer.leave()))]
+        for step in steps:
+            step.add_done_callback(_seen)
+        return steps
+
+    def give_back(self, consumer: LocalConsumer) -> list[Awaitable[None]]:
+        """What it still holds; each is done when it is awaited."""
+        held = [delivery for delivery in self._held.values() if delivery.consumer is consumer and delivery.counts]
+        return _released(held)
 
     def end(self, reason: str) -> None:
         """Give everything back, and tell whoever waits that no more will come."""
-        for consumer in tuple(self._consumers):
-            for given_back in self.leave(consumer):
+        for consumer in {*self._consumers, *(delivery.consumer for delivery in self._held.values())}:
+            consumer.stop()
+            for given_back in self.give_back(consumer):
                 asyncio.ensure_future(given_back).add_done_callback(_seen)
-            consumer.end(reason)
+            consumer.end(BrokerUnavailable(reason))
 
     def lose(self, reason: str) -> None:
         """Nothing can be given back any more: others take it, as from a process that died."""
         consumers, self._consumers = self._consumers, set()
         for consumer in consumers:
-            consumer.left = True
-            consumer.end(reason)
+            consumer.leave()
+            consumer.end(BrokerUnavailable(reason))
         self.renewed(())
 
     def add(self, deliveries: Iterable[Delivered]) -> None:
@@ -148,11 +211,15 @@ class Holdings:
                 asyncio.get_running_loop().call_soon(delivery.consumer.on_lost, delivery)
         unknown = ours - self._held.keys()
         if unknown:
-            self._hand(Disown(tuple(unknown))).add_done_callback(_seen)
+            self._hand(Disown, tuple(unknown)).add_done_callback(_seen)
 
-    def _make_room(self, consumer: Consumer) -> None:
+    def _make_room(self, consumer: Taker) -> None:
         if consumer in self._consumers:
-            self._hand(Want(consumer, 1)).add_done_callback(_seen)
+            self._hand(Want, consumer, 1).add_done_callback(_seen)
+
+
+def _released(deliveries: Iterable[Delivery]) -> list[Awaitable[None]]:
+    return [delivery.release() for delivery in deliveries]
 
 
 def _seen(future: asyncio.Future[Any]) -> None:

@@ -8,11 +8,11 @@ from math import inf
 from typing import NamedTuple
 
 from .ledger import Claimed, Ledger
-from .operations import Consumer, Leave, Operation, Settle, Want
+from .operations import Leave, Operation, Settle, Taker, Want
 
 
 class Delivered(NamedTuple):
-    consumer: Consumer
+    consumer: Taker
     claimed: Claimed
 
 
@@ -20,7 +20,7 @@ class Delivered(NamedTuple):
 class Demand:
     """Changed in a copy while a transaction is made, which takes this one's place once it is committed."""
 
-    room: dict[Consumer, int] = field(default_factory=dict)
+    room: dict[Taker, int] = field(default_factory=dict)
     """How many more deliveries each consumer takes."""
     due: dict[int, float] = field(default_factory=dict)
     """Of each queue with a consumer that waits: the POSIX time at which its next task is due."""

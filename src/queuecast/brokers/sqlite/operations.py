@@ -115,7 +115,7 @@ class Settle(Report):
     """A delivery's last events; a task that they do not end is delivered again at `due` (None: at once)."""
 
     def __init__(
-        self, claim: Claim, events: Sequence[Event], *, due: float | None, attempt: int, consumer: Consumer, frees: bool
+        self, claim: Claim, events: Sequence[Event], *, due: float | None, attempt: int, consumer: Taker, frees: bool
     ) -> None:
         super().__init__(claim.queue, events)
         self.claim = claim
@@ -141,7 +141,7 @@ class Post(Operation):
         ledger.log(ledger.line(CONTROL), self._body)
 
 
-class Consumer:
+class Taker:
     """Who asks for deliveries of one queue, as the writer knows it. `line` is the queue's number, once known."""
 
     def __init__(self, queue: str) -> None:
@@ -156,7 +156,7 @@ class Want(Operation):
     lasting = True
     patience = inf
 
-    def __init__(self, consumer: Consumer, room: int) -> None:
+    def __init__(self, consumer: Taker, room: int) -> None:
         self.consumer = consumer
         self.room = room
 
@@ -172,7 +172,7 @@ class Leave(Operation):
     lasting = True
     patience = inf
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(self, consumer: Taker) -> None:
         self.consumer = consumer
 
     def run(self, ledger: Ledger) -> None:
