@@ -127,8 +127,17 @@ def is_keyed(id: str) -> bool:
 
 def fingerprint(task: Task) -> str:
     """Sixteen hex digits: equal for tasks of which `same_work` is true."""
-    args = msgspec.json.decode(task.args)
-    return hashlib.sha256(msgspec.json.encode([task.name, args], order="sorted")).hexdigest()[:16]
+    work = [task.name, _with_one_spelling(msgspec.json.decode(task.args))]
+    return hashlib.sha256(msgspec.json.encode(work, order="sorted")).hexdigest()[:16]
+
+
+def _with_one_spelling(value: Any) -> Any:
+    """1.0 is 1."""
+    if isinstance(value, dict):
+        return {key: _with_one_spelling(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_one_spelling(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def make_task(queue: str, name: str, args: Raw, options: Options, *, now: float, horizon: float) -> Task:
