@@ -30,7 +30,7 @@ class Listener(Protocol):
 class Tail:
     """Follows one queue's log and hands what comes to its listeners.
 
-    `backlog` is the number of past offsets to begin with, so that clients which reconnect after a restart find
+    `backlog` is the number of past events to begin with, so that clients which reconnect after a restart find
     what they missed here and need not all read the log.
     """
 
@@ -63,22 +63,15 @@ class Tail:
 
     async def _begin(self) -> Cursor:
         while True:
+            start = await self._broker.recent(self.queue, self._backlog)
             bounds = await self._broker.bounds(self.queue)
-            start = bounds.last - self._backlog
             if start < bounds.first:
                 return beginning(bounds.identity, bounds.first - 1)
             try:
-                return await self._place_from(start, bounds.identity)
+                # With its event, so that the place can be told again from one in another log.
+                return cursor_at(bounds.identity, start, await self._broker.at(self.queue, start))
             except ResetRequired:
                 continue  # the log was trimmed in between: look again
-
-    async def _place_from(self, offset: int, identity: str | None) -> Cursor:
-        """The place of the first event from there on, so that it can be told again from one in another log."""
-        reader = self._broker.read(self.queue, offset - 1)
-        try:
-            return cursor_at(identity, *(await anext(reader))[0])
-        finally:
-            await reader.aclose()
 
     async def _follow(self) -> None:
         lost: str | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
@@ -221,6 +222,19 @@ class Broker(ABC):
     @abstractmethod
     async def bounds(self, queue: str) -> Bounds: ...
 
+    async def at(self, queue: str, offset: int) -> bytes:
+        """The event at an offset. Raises `ResetRequired` ("trimmed") where the log does not hold it any more."""
+        async with aclosing(self.read(queue, offset - 1)) as reader:
+            entry = (await anext(reader))[0]
+        if entry.offset != offset:
+            raise ResetRequired("trimmed")
+        return entry.body
+
+    async def recent(self, queue: str, count: int) -> int:
+        """An offset after which about so many events lie: that of an event, or just before the first."""
+        bounds = await self.bounds(queue)
+        return max(bounds.first - 1, bounds.last - count)
+
     # The projection: what the fold made of each task. All of it, `read` and `bounds` tell of one moment, which is
     # never before what this process itself has written.
 
@@ -268,22 +282,9 @@ async def verify(broker: Broker, queue: str, cursor: Cursor) -> int:
     anchored = cursor.offset >= bounds.first
     if not anchored and bounds.identity is None and cursor.offset:
         raise ResetRequired("trimmed")
-    if anchored and digest(await entry_at(broker, queue, cursor.offset)) != cursor.digest:
+    if anchored and digest(await broker.at(queue, cursor.offset)) != cursor.digest:
         raise ResetRequired("diverged")
     return cursor.offset
-
-
-async def entry_at(broker: Broker, queue: str, offset: int) -> bytes:
-    """The event at an offset that the log holds. Raises `ResetRequired` ("trimmed") when it does not any more."""
-    reader = broker.read(queue, offset - 1)
-    try:
-        async for entries in reader:
-            if entries[0].offset == offset:
-                return entries[0].body
-            break
-    finally:
-        await reader.aclose()
-    raise ResetRequired("trimmed")
 
 
 async def end_of(broker: Broker, queue: str) -> Cursor:
@@ -293,7 +294,7 @@ async def end_of(broker: Broker, queue: str) -> Cursor:
         if bounds.last < bounds.first:
             return beginning(bounds.identity, bounds.last)
         try:
-            body = await entry_at(broker, queue, bounds.last)
+            body = await broker.at(queue, bounds.last)
         except ResetRequired:
             continue  # trimmed between the two looks: look again
         return Cursor(bounds.identity, bounds.last, digest(body))

@@ -41,3 +41,105 @@ class Message(Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
     headers: Mapping[str, Header] = {}
     """Without what is no scalar."""
+
+
+class Unusable(QueuecastError):
+    """A message that no worker can run. `type` is the reason as its result tells it."""
+
+    def __init__(self, type: str, message: str) -> None:
+        super().__init__(message)
+        self.type = type
+
+
+class Unpacked(NamedTuple):
+    task: Task
+    attempt: int
+
+
+def pack(task: Task, attempt: int = 1) -> Message:
+    """The task as a message; its first attempt, or a later one."""
+    headers: dict[str, Header] = {ATTEMPT: attempt, SUBMITTED_AT: task.submitted_at, RETRIES: task.retries}
+    for name, value in (
+        (NOT_BEFORE, task.not_before),
+        (EXPIRES_AT, task.expires_at),
+        (TIMEOUT, task.timeout),
+        (OWNER, task.owner),
+        (TRACEPARENT, task.traceparent),
+        (REQUEUED_FROM, task.requeued_from),
+    ):
+        if value is not None:
+            headers[name] = value
+    return Message(
+        body=bytes(task.args),
+        id=task.id,
+        name=task.name,
+        content_type=JSON_TYPE,
+        reply_to=task.reply_to,
+        correlation_id=task.correlation_id,
+        headers=headers,
+    )
+
+
+def id_of(queue: str, message: Message) -> str | None:
+    """The task's id: the message's own, else one that its reply's address and correlation id stand for, so that it is
+    the same however often it is handed out. None where there is nothing to make one of.
+    """
+    if message.id is not None and 0 < len(message.id) <= MAX_NAME_CHARS and message.id.isprintable():
+        return message.id
+    known_by = [message.id] if message.id else [message.reply_to, message.correlation_id]
+    if None in known_by:
+        return None
+    return hashlib.sha256(msgspec.json.encode([queue, *known_by])).hexdigest()[:32]
+
+
+def with_fresh_id(message: Message, now: float) -> Message:
+    """Of a foreign producer's message that has none."""
+    return msgspec.structs.replace(message, id=new_task_id(now))
+
+
+def unpack(queue: str, id: str, message: Message, now: float) -> Unpacked:
+    """The message as a task. Raises `Unusable` for what can be none; an option that means nothing is left out."""
+    if len(message.body) > MAX_TASK_BYTES:
+        raise Unusable("undecodable", f"the body takes {len(message.body)} bytes; the limit is {MAX_TASK_BYTES}")
+    try:
+        msgspec.json.decode(message.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unusable("undecodable", f"the body is not JSON: {error}") from error
+    if is_too_deep(message.body):
+        raise Unusable("undecodable", "the body is nested too deeply")
+    if message.reply_to is not None and message.reply_to.startswith("_qc."):
+        raise Unusable("bad-reply-to", f"{message.reply_to} is a queue of our own: no reply is sent there")
+    headers = message.headers
+    task = Task(
+        id=id,
+        queue=queue,
+        name=message.name or "",
+        args=Raw(message.body),
+        submitted_at=_number(headers.get(SUBMITTED_AT)) or now,
+        not_before=_number(headers.get(NOT_BEFORE)),
+        expires_at=_number(headers.get(EXPIRES_AT)),
+        timeout=_number(headers.get(TIMEOUT)) or None,
+        retries=_count(headers.get(RETRIES), MAX_RETRIES),
+        owner=_word(headers.get(OWNER)),
+        reply_to=message.reply_to,
+        correlation_id=message.correlation_id,
+        traceparent=_word(headers.get(TRACEPARENT)),
+        requeued_from=_word(headers.get(REQUEUED_FROM)),
+    )
+    return Unpacked(task, max(1, _count(headers.get(ATTEMPT), MAX_RETRIES + 1)))
+
+
+def _number(value: Any) -> float | None:
+    """Positive and finite, else None."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
+        return float(value)
+    return None
+
+
+def _count(value: Any, limit: int) -> int:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value <= limit else 0
+
+
+def _word(value: Any) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS and value.isprintable() else None
