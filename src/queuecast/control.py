@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -12,6 +12,17 @@ class CancelRequested(Struct, frozen=True, tag_field="type", tag="cancel"):
     """Whoever runs this task stops it; whoever receives it later does not begin it. `time` is POSIX seconds.
 
     The time tells it from a task that was submitted afterwards under the same idempotency key.
+    """
+
+    queue: str
+    id: str
+    time: float
+
+
+class TaskEnded(Struct, frozen=True, tag_field="type", tag="ended"):
+    """A task ended before it ran: whoever is handed it later does not begin it. `time` is POSIX seconds.
+
+    Written by brokers whose workers cannot look at what the fold made of a task.
     """
 
     queue: str
@@ -47,7 +58,10 @@ class WorkerLeft(Struct, frozen=True, tag_field="type", tag="worker-left"):
     time: float
 
 
-Control: TypeAlias = CancelRequested | WorkerAnnounced | WorkerLeft
+CLOCK_SLACK: Final = 60.0
+"""Seconds by which the clocks of who submits a task and who ends it may differ."""
+
+Control: TypeAlias = CancelRequested | TaskEnded | WorkerAnnounced | WorkerLeft
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Control).decode

@@ -10,7 +10,7 @@ from typing import Final
 
 from ..brokers import CONTROL, Broker
 from ..brokers.base import Entry
-from ..control import CancelRequested, decode_control
+from ..control import CLOCK_SLACK, CancelRequested, decode_control
 from ..cursor import Cursor
 from ..tail import Tail
 from ..task import Task
@@ -19,9 +19,6 @@ logger = logging.getLogger(__name__)
 
 MAX_REMEMBERED: Final = 100_000
 """Cancel requests kept in mind; beyond that the oldest are forgotten, and such a task may begin before it ends."""
-
-CLOCK_SLACK: Final = 60.0
-"""Seconds by which the clocks of who submits and who cancels may differ."""
 
 
 class Cancels:

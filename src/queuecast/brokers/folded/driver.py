@@ -31,6 +31,8 @@ class Page(NamedTuple):
     """What a reader of a log gets at once."""
 
     entries: list[Entry]
+    upto: int
+    """Everything up to this offset has been read now; there may be no event at it, or between it and the last entry."""
     own: int
     """The number of the last `append` of this very driver to this log that has been read so far; 0 for none."""
 
@@ -124,12 +126,19 @@ class Driver(ABC):
 
         Where the cursor has a digest, what is there is compared with it first. Raises `ResetRequired` ("trimmed",
         "ahead", "diverged", "other-log"), also where the log is another one now and would be silent for ever.
-        A page may be empty, where only `own` has changed.
+        A page may be empty, where only `upto` or `own` has changed: whoever knows `bounds` learns that it was reached.
         """
 
     @abstractmethod
     async def bounds(self, log: str) -> Bounds:
-        """Of `last` it is only said that whatever was durable before this call is not beyond it."""
+        """Of `last` it is only said that whatever was durable before this call is not beyond it.
+
+        A reader that is following the log, or begins to, gets a page with `upto` at `last` or beyond.
+        """
+
+    @abstractmethod
+    async def recent(self, log: str) -> Cursor:
+        """The place of one of the last events as of now, any of them; with no digest (`beginning`) where there is none."""
 
 
 APPEND_SECONDS: Final = 30.0

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 
 from ...errors import QueuecastError
+from ...event import ErrorInfo, ResultEvent
 from ...task import MAX_NAME_CHARS, MAX_RETRIES, MAX_TASK_BYTES, Task, is_too_deep, new_task_id
+from ..base import Status
 
 Header: TypeAlias = str | int | float | bool
 
@@ -28,6 +30,12 @@ RETRIES: Final = "qc-retries"
 OWNER: Final = "qc-owner"
 REQUEUED_FROM: Final = "qc-requeued-from"
 TRACEPARENT: Final = "traceparent"
+
+ERROR: Final = "error"
+"""In an answer: the task has failed, the body says why."""
+
+MAX_ERROR_CHARS: Final = 2_000
+"""Characters of a foreign worker's error; the rest is cut."""
 
 
 class Message(Struct, frozen=True, kw_only=True):
@@ -143,3 +151,32 @@ def _count(value: Any, limit: int) -> int:
 
 def _word(value: Any) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS and value.isprintable() else None
+
+
+def answer_to(task: Task, ending: ResultEvent | Status) -> Message:
+    """What a foreign producer is told: the result as JSON; of a task that failed or was cancelled an error."""
+    if ending.state == "succeeded":
+        body = b"null" if ending.result is UNSET else msgspec.json.encode(ending.result)
+        headers: dict[str, Header] = {}
+    else:
+        error = ending.error or ErrorInfo(ending.state)
+        body = msgspec.json.encode(error)
+        headers = {ERROR: error.type}
+    return Message(body=body, correlation_id=task.correlation_id, content_type=JSON_TYPE, headers=headers)
+
+
+def result_of(message: Message) -> tuple[Raw | None, ErrorInfo | None]:
+    """A foreign worker's answer: JSON, or plain text; with a header `error` it says why the task failed."""
+    if ERROR in message.headers:
+        said = message.body.decode(errors="replace")[:MAX_ERROR_CHARS]
+        kind = _word(message.headers[ERROR])
+        return None, ErrorInfo(kind or "error", said)
+    try:
+        msgspec.json.decode(message.body)
+        return (Raw(message.body), None) if not is_too_deep(message.body) else (_text(message.body), None)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _text(message.body), None
+
+
+def _text(body: bytes) -> Raw:
+    return Raw(msgspec.json.encode(body.decode(errors="replace")))
