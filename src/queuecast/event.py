@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
 from msgspec import UNSET, Struct
 
-from .task import FinalState, State, Task, fingerprint, is_keyed, timestamp
+from .task import FinalState, State, Task, fingerprint, is_keyed, new_run_id, timestamp
 
 MAX_EVENT_BYTES: Final = 512_000
 """Bytes of one encoded event. An output or a result over it ends its task as `failed` (`result-too-large`)."""
@@ -41,7 +41,7 @@ class TaskInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at: str | None = None
     """Of a task that was just submitted: when it fails unless it was begun."""
     fingerprint: str | None = None
-    """Of a task that was just submitted with an idempotency key: tells its work from another's."""
+    """Of a task that was just submitted with an idempotency key: its work's, and after a dot this submission's own."""
     alone: bool = False
 
 
@@ -95,7 +95,7 @@ def submitted(task: Task) -> TaskEvent:
         attempt=1,
         delay=wait if wait > 0 else None,
         expires_at=None if task.expires_at is None else timestamp(task.expires_at),
-        fingerprint=fingerprint(task) if is_keyed(task.id) else None,
+        fingerprint=f"{fingerprint(task)}.{new_run_id()}" if is_keyed(task.id) else None,
     )
     return TaskEvent(
         id=task.id,

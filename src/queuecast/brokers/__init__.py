@@ -31,7 +31,22 @@ def make_broker(url: str) -> Broker:
         sync = settings.pop("sync", "full")
         _refuse_unknown(url, settings)
         return SQLiteBroker(url, retention, path=_path(url, parts.path, parts.netloc), sync=sync)
-    raise ConfigurationError(f"no broker for {url!r}: use sqlite:///work.db or memory://")
+    if parts.scheme in ("amqp", "amqps"):
+        return _rabbitmq(url, settings, retention)
+    raise ConfigurationError(f"no broker for {url!r}: use sqlite:///work.db, amqp://host or memory://")
+
+
+def _rabbitmq(url: str, settings: dict[str, str], retention: Retention) -> Broker:
+    from .folded.broker import FoldedBroker
+    from .folded.state import table_for
+
+    try:
+        from .rabbitmq import RabbitDriver
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{url!r} needs pika: pip install 'queuecast[rabbitmq]'") from error
+    state = settings.pop("state", None)
+    driver = RabbitDriver(url, retention, settings)
+    return FoldedBroker(url, retention, driver, lambda: table_for(url, state))
 
 
 def _path(url: str, path: str, netloc: str) -> str:

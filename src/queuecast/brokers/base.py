@@ -104,29 +104,29 @@ class Delivery(ABC):
     """How many of its runs died alone; see MAX_LONE_LOSSES."""
 
     @abstractmethod
-    async def begin(self, event: Event) -> Awaitable[None]:
+    async def begin(self, event: Event) -> Awaitable[object]:
         """Hand over the run's first event, `running`. Returns once a death of this process would leave a trace of
         the run, so that a handler which kills its process is found out; it is durable when the result is awaited.
         """
 
     @abstractmethod
-    def append(self, *events: Event) -> Awaitable[None]:
+    def append(self, *events: Event) -> Awaitable[object]:
         """Hand over events of this run. They are on their way when this returns, durable when it is awaited."""
 
     @abstractmethod
-    def ack(self, *events: Event) -> Awaitable[None]:
+    def ack(self, *events: Event) -> Awaitable[object]:
         """The task has ended; the last event is its result. One that the fold refuses ends nothing: delivered again."""
 
     @abstractmethod
-    def retry(self, delay: float, *events: Event) -> Awaitable[None]:
+    def retry(self, delay: float, *events: Event) -> Awaitable[object]:
         """Deliver it again after `delay` seconds, one attempt higher; the last event is `retrying`."""
 
     @abstractmethod
-    def reject(self, reason: str, *events: Event) -> Awaitable[None]:
+    def reject(self, reason: str, *events: Event) -> Awaitable[object]:
         """Put it to the dead letters with a reason; the last event is its result, `failed`."""
 
     @abstractmethod
-    def release(self, *events: Event) -> Awaitable[None]:
+    def release(self, *events: Event) -> Awaitable[object]:
         """Give it back, at once and without using up a try: the worker is stopping.
 
         Where its run had begun the last event is `retrying` with no delay, so that nobody takes it for lost.
@@ -204,11 +204,11 @@ class Broker(ABC):
     # The event log
 
     @abstractmethod
-    def append(self, queue: str, events: Sequence[Event]) -> Awaitable[None]:
+    def append(self, queue: str, events: Sequence[Event]) -> Awaitable[object]:
         """Hand over events that belong to no delivery. Same rules as `Delivery.append`."""
 
     @abstractmethod
-    def post(self, body: bytes) -> Awaitable[None]:
+    def post(self, body: bytes) -> Awaitable[object]:
         """Append one message to the control log."""
 
     @abstractmethod

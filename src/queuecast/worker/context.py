@@ -45,7 +45,7 @@ class RunContext(Context):
         self._latest: Progress | None = None
         self._asked = False
         self._timer: asyncio.TimerHandle | None = None
-        self._on_their_way: deque[tuple[asyncio.Future[None], tuple[Event, ...]]] = deque()
+        self._on_their_way: deque[tuple[asyncio.Future[object], tuple[Event, ...]]] = deque()
         self._kept: list[Event] = []
         self._unconfirmed = 0
         self._rewrite: asyncio.TimerHandle | None = None
@@ -148,12 +148,12 @@ class RunContext(Context):
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
 
-    def _watch(self, appended: Awaitable[None], events: tuple[Event, ...]) -> None:
+    def _watch(self, appended: Awaitable[object], events: tuple[Event, ...]) -> None:
         taken = asyncio.ensure_future(appended)
         self._on_their_way.append((taken, events))
         taken.add_done_callback(self._taken)
 
-    def _taken(self, taken: asyncio.Future[None]) -> None:
+    def _taken(self, taken: asyncio.Future[object]) -> None:
         if not taken.cancelled():
             taken.exception()  # looked at, so that nobody calls it unseen
         self._look_what_is_durable()
@@ -176,7 +176,7 @@ class RunContext(Context):
         self.write(*kept)
 
 
-def _failed(taken: asyncio.Future[None]) -> bool:
+def _failed(taken: asyncio.Future[object]) -> bool:
     return taken.cancelled() or taken.exception() is not None
 
 

@@ -185,7 +185,7 @@ class Run:
         logger.warning("%r is buried: %s %s", self, error.type, error.message)
         await self._settle(partial(self.delivery.reject, error.type), self._ended("failed", error))
 
-    async def _settle(self, verb: Callable[..., Awaitable[None]], *last: Event) -> None:
+    async def _settle(self, verb: Callable[..., Awaitable[object]], *last: Event) -> None:
         """Until the broker has taken it, with all that it did not take before, or somebody else has the task.
 
         To give the delivery up instead would throw the handler's work away for a disk that was full for a minute.

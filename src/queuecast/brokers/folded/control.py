@@ -52,6 +52,10 @@ class ControlLog:
     def __repr__(self) -> str:
         return f"<ControlLog of {len(self._kept)} to {self._at}>"
 
+    @property
+    def followed(self) -> bool:
+        return self._reading is not None
+
     async def start(self) -> None:
         """Returns when everything that was posted before is known. Raises `BrokerError`."""
         async with self._starting:
@@ -71,8 +75,7 @@ class ControlLog:
 
     async def includes(self, own: int) -> None:
         """Returns when it has read this process's own post of this number. Raises `BrokerUnavailable`."""
-        if self._reading is not None:
-            await self._until(lambda: self._own >= own)
+        await self._until(lambda: self._own >= own)
 
     def ended(self, task: Task) -> bool:
         """Whether this very task ended before anybody ran it; its id may have been another's, by an idempotency key."""
@@ -84,7 +87,7 @@ class ControlLog:
         last = self._kept[-1].offset if self._kept else self._before
         return Bounds(self._kept[0].offset if self._kept else last + 1, last, None)
 
-    def at(self, offset: int) -> bytes:
+    async def at(self, offset: int) -> bytes:
         """Raises `ResetRequired` ("trimmed")."""
         place = bisect_left(self._kept, offset, key=_offset)
         if place < len(self._kept) and self._kept[place].offset == offset:

@@ -64,8 +64,8 @@ class Unpacked(NamedTuple):
     attempt: int
 
 
-def pack(task: Task, attempt: int = 1) -> Message:
-    """The task as a message; its first attempt, or a later one."""
+def pack(task: Task, attempt: int = 1, *, replies: str | None = None) -> Message:
+    """The task as a message; its first attempt, or a later one. To a foreign worker, who is to answer at `replies`."""
     headers: dict[str, Header] = {ATTEMPT: attempt, SUBMITTED_AT: task.submitted_at, RETRIES: task.retries}
     for name, value in (
         (NOT_BEFORE, task.not_before),
@@ -82,8 +82,8 @@ def pack(task: Task, attempt: int = 1) -> Message:
         id=task.id,
         name=task.name,
         content_type=JSON_TYPE,
-        reply_to=task.reply_to,
-        correlation_id=task.correlation_id,
+        reply_to=replies or task.reply_to,
+        correlation_id=task.id if replies else task.correlation_id,
         headers=headers,
     )
 

@@ -37,7 +37,7 @@ class LocalConsumer(Taker, Consumer):
         self._holdings = holdings
         self._entered = False
         self._inbox: deque[SQLiteDelivery] = deque()
-        self._leaving: list[asyncio.Future[None]] = []
+        self._leaving: list[asyncio.Future[Any]] = []
         self._end: BrokerError | None = None
         self._news = asyncio.Event()
 
@@ -156,7 +156,7 @@ class Holdings:
             self._consumers.discard(consumer)
             consumer.end(error)
 
-    def leave(self, consumer: LocalConsumer) -> list[asyncio.Future[None]]:
+    def leave(self, consumer: LocalConsumer) -> list[asyncio.Future[Any]]:
         """It takes nothing more; what it fetched it keeps. Each step is done when it is awaited."""
         self._consumers.discard(consumer)
         steps = [self._hand(Leave, consumer), *map(asyncio.ensure_future, _released(consumer.leave()))]
@@ -164,7 +164,7 @@ class Holdings:
             step.add_done_callback(_seen)
         return steps
 
-    def give_back(self, consumer: LocalConsumer) -> list[Awaitable[None]]:
+    def give_back(self, consumer: LocalConsumer) -> list[Awaitable[object]]:
         """What it still holds; each is done when it is awaited."""
         held = [delivery for delivery in self._held.values() if delivery.consumer is consumer and delivery.counts]
         return _released(held)
@@ -218,7 +218,7 @@ class Holdings:
             self._hand(Want, consumer, 1).add_done_callback(_seen)
 
 
-def _released(deliveries: Iterable[Delivery]) -> list[Awaitable[None]]:
+def _released(deliveries: Iterable[Delivery]) -> list[Awaitable[object]]:
     return [delivery.release() for delivery in deliveries]
 
 
