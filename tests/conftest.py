@@ -14,6 +14,14 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "bound(seconds): how long this test may take before it counts as failed")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """A handler may log what is no Unicode; what was caught of it has to reach the process that reports."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
     if not inspect.iscoroutinefunction(pyfuncitem.function):
