@@ -222,6 +222,7 @@ async def test_a_gateway_without_the_code_names_the_argument_that_does_not_fit(t
 
 
 async def test_the_gateway_starts_with_its_first_request_when_nothing_else_started_it(qc, caplog):
+    caplog.set_level("INFO")
     answers = await asyncio.gather(*(get(qc.gateway, "/queues") for _ in range(5)))
     assert {answer.status for answer in answers} == {200}
     assert [record.message for record in caplog.records if "qc.running()" in record.message]

@@ -11,10 +11,9 @@ import asyncio
 import gc
 import signal
 import socket
-import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
@@ -24,6 +23,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ..hub.subscription import Subscription
+from .signals import ENDING, at_signals
 from .streams import HIGH_WATER, TRANSPORT
 
 HEAD_SECONDS: Final = 10.0
@@ -334,30 +334,14 @@ async def serve(
     await Server(config, drain, drain_seconds, on_start).serve()
 
 
-@contextmanager
-def drain_at_signals(drain: Drain, seconds: float = DRAIN_SECONDS) -> Iterator[None]:
+def drain_at_signals(
+    drain: Drain, seconds: float = DRAIN_SECONDS, numbers: Sequence[signal.Signals] = ENDING
+) -> Callable[[], None]:
     """In somebody else's server: drain when it is told to stop, since it waits for the streams to end by themselves.
 
-    Its own handlers are called as well, and put back afterwards. Outside the main thread, and where there is no
-    handler, this does nothing.
+    Its own handlers are called as well; what this returns puts them back. Outside the main thread, and where there is
+    no handler, this does nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     loop = asyncio.get_running_loop()
     drains: list[asyncio.Task[None]] = []
-
-    def handle(sig: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(lambda: drains.append(loop.create_task(drain(seconds))))
-        earlier[signal.Signals(sig)](sig, frame)
-
-    found = {sig: signal.getsignal(sig) for sig in (signal.SIGTERM, signal.SIGINT)}
-    earlier = {sig: handler for sig, handler in found.items() if callable(handler)}
-    for sig in earlier:
-        signal.signal(sig, handle)
-    try:
-        yield
-    finally:
-        for sig, handler in earlier.items():
-            if signal.getsignal(sig) is handle:
-                signal.signal(sig, handler)
+    return at_signals(lambda: drains.append(loop.create_task(drain(seconds))), numbers)
