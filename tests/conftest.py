@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import signal
 from contextlib import AsyncExitStack
 
 import pytest
@@ -11,6 +12,9 @@ SECONDS = 20
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's script begins what it does not wait for deaf to Ctrl-C, and all the processes of the tests with it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "bound(seconds): how long this test may take before it counts as failed")
 
 
