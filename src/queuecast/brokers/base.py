@@ -137,6 +137,8 @@ class Broker(ABC):
 
     url: str
     retention: Retention
+    on_end: Callable[[str], object] = staticmethod(lambda _: None)
+    """Called in the event loop with the reason when nothing can be asked of it any more, until it is opened anew."""
 
     @abstractmethod
     async def open(self) -> None:

@@ -244,6 +244,8 @@ class Open:
         self.meters = Meters(self.hub.counters, self.catalog)
         self.streams = Streams(self.hub)
         self._following: dict[str, asyncio.Task[None]] = {}
+        self._ending: asyncio.Task[None] | None = None
+        session.broker.on_end = self._broker_ended
 
     @classmethod
     async def start(cls, app: Queuecast, session: Session) -> Open:
@@ -276,6 +278,14 @@ class Open:
         end = (await self.session.broker.bounds(name)).last
         self.meters.follow(await self.session.tail(name), end)
         await self.hub.fanout((name,))
+
+    def _broker_ended(self, _reason: str) -> None:
+        """No stream may go on waiting for what can no longer come, and no tail ask for it again and again."""
+        self._ending = asyncio.create_task(self._end(), name="queuecast end")
+
+    async def _end(self) -> None:
+        await self.hub.drain(0)
+        await self.session.close()
 
     async def stop(self) -> None:
         """Let go of the logs, and end all streams."""

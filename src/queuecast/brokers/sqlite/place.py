@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from ...errors import ConfigurationError
+from ...errors import BrokerUnavailable, ConfigurationError
 
 NETWORK_FILE_SYSTEMS: Final = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|afpfs|webdav|ceph|glusterfs|lustre|gfs2|ocfs2|beegfs"
@@ -22,6 +22,16 @@ FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 
 
+class DatabaseGoneError(BrokerUnavailable):
+    """The path leads to another file than the one that is open, or to none: what is written now nobody will find."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(
+            f"{file} was deleted, moved or replaced while it was open, and nothing more is written: stop every process "
+            f"that uses it, put it back together with its -wal (or leave it, to begin anew), and start them again"
+        )
+
+
 class Place:
     """The paths of one database. `file.d/` holds the lock and each process's FIFO."""
 
@@ -29,6 +39,7 @@ class Place:
         # Two names of one file must meet at one lock, so links are followed.
         self.file = Path(os.path.realpath(path))
         self.folder = self.file.with_name(self.file.name + ".d")
+        self.lock = self.folder / "lock"
 
     def prepare(self) -> None:
         """Make what is missing. Raises `ConfigurationError` where a database can never work."""
@@ -58,6 +69,18 @@ class Place:
         except FileExistsError:
             return
 
+    def identity(self) -> list[object]:
+        """Tells the files that the paths lead to from others that come to the same paths later."""
+        return [_inode(path) for path in (self.file, self.lock)]
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
 
 class Turn:
     """The turn to write, taken by `with`: waits until it comes, however long.
@@ -69,7 +92,7 @@ class Turn:
 
     def __init__(self, place: Place) -> None:
         try:
-            self._file = os.open(place.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+            self._file = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         except OSError as error:
             raise ConfigurationError(f"cannot open the lock in {place.folder}: {error.strerror}") from error
 
