@@ -13,7 +13,18 @@ from pathlib import Path
 import pytest
 
 from queuecast.brokers import Retention, make_broker
-from queuecast.brokers.sqlite import SQLiteBroker, database, duties, operations, peers, place, reads, store, writer
+from queuecast.brokers.sqlite import (
+    SQLiteBroker,
+    database,
+    duties,
+    operations,
+    peers,
+    place,
+    reads,
+    room,
+    store,
+    writer,
+)
 from queuecast.errors import BrokerUnavailable, ConfigurationError, OutcomeUnknown, StorageFull
 
 from .contract import Backend, BrokerContract
@@ -519,6 +530,25 @@ class TestFailing:
             await broker.submit([new_task()])
         await broker.submit([new_task()])
         assert len(await log_of(broker)) == 1
+
+    async def test_a_disk_that_is_nearly_full_is_spoken_of_twice(
+        self, path, open_broker, connections, caplog, monkeypatch
+    ):
+        """Once when it begins and once when it ends, though small writes land in between."""
+        broker = await open_broker()
+        await broker.declare(QUEUE)
+        for _ in range(3):
+            connections[0].lands, connections[0].code = False, sqlite3.SQLITE_FULL
+            with pytest.raises(StorageFull):
+                await broker.submit([new_task()])
+            await broker.submit([new_task()])
+        told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert [f"{path}: no room" in message for message in told] == [True]
+        monkeypatch.setattr(room, "CALM_SECONDS", 0.0)
+        await broker.submit([new_task()])
+        await broker.submit([new_task()])
+        told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert told[1:] == [f"{path}: there is room again"]
 
 
 def delete(path):

@@ -26,6 +26,7 @@ from .ledger import NEXT_DUE, Ledger
 from .operations import Claim, Depart, Duty, Operation, Want, load_for
 from .peers import Change, Peers, encode
 from .place import DatabaseGoneError, Place
+from .room import Room
 from .store import Store
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class Writer:
         self._pause = 0.0
         self._paused_until = 0.0
         self._look_at = 0.0
+        self._room = Room(place.file)
         self._failure = ""
         """Why the thread cannot go on."""
         self._readers: list[sqlite3.Connection] = []
@@ -273,6 +275,8 @@ class Writer:
         outcome = batch.outcome
         outcome.lost_peer = self._duties.lost_peer
         outcome.held = self._duties.done(batch.duties, batch.ledger)
+        if outcome.grown:
+            self._room.grew(time.monotonic())
         changed = batch.left.union(outcome.grown)
         # The others first: once our own event loop is awake it wants this thread's processor.
         try:
@@ -289,6 +293,7 @@ class Writer:
         """
         now = time.monotonic()
         self._look_at = now
+        self._room.failed(error, now)
         self._pause = min(MAX_PAUSE, self._pause * 2 or FIRST_PAUSE)
         self._paused_until = now + self._pause
         lasting = [each for each in taken if each.lasting and (again or each.patience == inf)]
