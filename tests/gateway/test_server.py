@@ -1,6 +1,7 @@
 """What our uvicorn does that uvicorn does not: the transport is taken over, heads have a deadline, signals drain."""
 
 import asyncio
+import json
 import os
 import signal
 from contextlib import suppress
@@ -127,8 +128,23 @@ async def test_a_head_without_an_end_is_cut(head, impatient):
         client = await Reader.connect(server.port)
         client.writer.write(head)
         await client.read_head()
-        assert client.status == 408
-        assert await client.reader.read() == b""
+        body = await client.reader.read()
+        assert client.status == json.loads(body)["status"] == 408
+        assert client.headers["content-type"] == "application/problem+json"
+        assert client.headers["content-length"] == str(len(body))
+
+
+async def test_a_head_that_is_too_large_is_told_so():
+    async with serving(hello, StreamProtocol) as server:
+        client = await Reader.connect(server.port)
+        client.writer.write(b"GET / HTTP/1.1\r\nhost: test\r\nx: " + b"a" * server_module.MAX_HEAD_BYTES)
+        await client.writer.drain()
+        while not server.server_state.connections or not next(iter(server.server_state.connections)).head_bytes:
+            await asyncio.sleep(0.001)
+        client.writer.write(b"a")
+        await client.read_head()
+        body = await client.reader.read()
+        assert client.status == json.loads(body)["status"] == 431
 
 
 async def test_an_endless_head_is_cut_before_it_stalls_the_others():

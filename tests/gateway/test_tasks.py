@@ -73,6 +73,21 @@ async def test_prefer_wait_answers_202_when_the_result_does_not_come_in_time(qc)
         qc.release.set()
 
 
+async def test_a_202_after_a_wait_tells_what_the_task_is_by_then(qc, monkeypatch):
+    async def until_it_runs(self, queue, id):
+        while (await self.projection.status(queue, id)).state != "running":
+            await asyncio.sleep(0.001)
+        raise TimeoutError
+
+    monkeypatch.setattr(Session, "wait_for_result", until_it_runs)
+    async with qc.running(worker=True):
+        answer = await post(qc.gateway, "/queues/reports/tasks", {"name": "hold"}, {"Prefer": "wait=9"})
+        assert (answer.status, answer.json["state"]) == (202, "running")
+        status = (await get(qc.gateway, f"/queues/reports/tasks/{answer.json['id']}")).json
+        assert answer.json["cursor"] == status["cursor"]
+        qc.release.set()
+
+
 async def test_a_list_is_taken_whole(qc):
     async with qc.running():
         tasks = [{"name": "render", "args": {"report_id": n}} for n in range(3)]

@@ -14,6 +14,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from types import FrameType
 from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
@@ -23,6 +24,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ..hub.subscription import Subscription
+from .problems import Problem
 from .signals import ENDING, at_signals
 from .streams import HIGH_WATER, TRANSPORT
 
@@ -57,9 +59,20 @@ BACKLOG: Final = 4_096
 GC_THRESHOLDS: Final = (10_000, 50, 100)
 """Allocations before the young objects are looked through for garbage, and how often before older ones are."""
 
-_TIMEOUT_ANSWER: Final = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-_TOO_LARGE_ANSWER: Final = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+def _refusal(problem: Problem) -> bytes:
+    """For the head, which no application sees: there is nobody to answer but us."""
+    response = problem.response()
+    response.headers["connection"] = "close"
+    lines = [f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}".encode()]
+    return b"\r\n".join([*lines, *(b": ".join(header) for header in response.raw_headers), b"", bytes(response.body)])
+
+
+_TIMEOUT_ANSWER: Final = _refusal(
+    Problem(408, "head-timeout", f"the request's head did not come to an end within {HEAD_SECONDS:.0f} seconds")
+)
+_TOO_LARGE_ANSWER: Final = _refusal(
+    Problem(431, "head-too-large", f"the request's head takes more than {MAX_HEAD_BYTES} bytes")
 )
 
 
