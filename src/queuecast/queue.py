@@ -7,6 +7,7 @@ import inspect
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Never, ParamSpec, TypeVar, overload
 
 from msgspec import Raw
@@ -102,7 +103,8 @@ class Queue:
         def register(function: Callable[..., Any]) -> Handler[Any, Any, Any]:
             if self.external:
                 raise ConfigurationError(f"{self.name} is external: its workers are other programs")
-            if not inspect.isroutine(function):
+            # A partial is a routine from Python 3.14 on, and has no name.
+            if not inspect.isroutine(function) or isinstance(function, partial):
                 raise ConfigurationError(f"{function!r} is no function")
             handler = Handler[Any, Any, Any](
                 self, function, name=name or function.__name__, retries=retries, timeout=timeout, process=process

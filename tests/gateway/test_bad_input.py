@@ -31,8 +31,8 @@ BAD_BODIES = {
     "not UTF-8": (b'{"name": "\xff\xfe"}', 400, "malformed-json", None),
     "deep nesting": (
         b'{"name":"render","args":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}",
-        400,
-        "malformed-json",
+        422,
+        "invalid-input",
         None,
     ),
     "deep list": (b"[" * 100_000, 422, "invalid-input", None),

@@ -17,7 +17,7 @@ from ..brokers.base import Receipt, Status, end_of
 from ..errors import BrokerError, Flaw, InvalidInput, ResultExpired
 from ..queue import Queue
 from ..session import Session
-from ..task import FINAL_STATES, MAX_NAME_CHARS, STATES, Options, State, Task, invalid
+from ..task import FINAL_STATES, MAX_NAME_CHARS, STATES, TOO_DEEP, Options, State, Task, invalid
 from .auth import may_manage, may_see, may_submit, owner_for, owner_shown
 from .body import read_json
 from .problems import Problem
@@ -120,14 +120,16 @@ async def requeue(request: Request, opened: Open, queue: Queue, principal: Princ
 
 
 def _decode(body: bytes) -> Submission | list[Submission]:
+    several = body.lstrip()[:1] == b"["
     try:
-        return _many(body) if body.lstrip()[:1] == b"[" else _one(body)
+        return _many(body) if several else _one(body)
     except msgspec.ValidationError as error:
         raise invalid("the submission is not usable", error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem(400, "malformed-json", f"the body is not JSON: {error}") from error
     except RecursionError as error:
-        raise Problem(400, "malformed-json", "the body is nested too deeply") from error
+        # As deep as Python's own stack, which from 3.14 on is deeper than any body is long: the same answer as there.
+        raise InvalidInput("the submission is not usable", [Flaw("" if several else "/args", TOO_DEEP)]) from error
 
 
 async def _take(opened: Open, queue: Queue, tasks: list[Task]) -> list[Receipt]:
