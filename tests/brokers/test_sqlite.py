@@ -126,10 +126,14 @@ class TestOpening:
         with pytest.raises(ConfigurationError, match="damaged"):
             await open_broker()
 
-    @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
+    @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs", "fuse.ceph-fuse"])
     async def test_a_network_file_system_is_refused(self, path, monkeypatch, kind):
         monkeypatch.setattr(place, "mounts", lambda: [("/", "ext4"), (str(path.parent), kind)])
         assert f"network file system ({kind})" in await self.refused(path)
+
+    async def test_a_file_that_is_mounted_alone_is_refused(self, path, monkeypatch):
+        monkeypatch.setattr(place, "mounts", lambda: [("/", "ext4"), (str(path), "ext4")])
+        assert "mount its folder" in await self.refused(path)
 
     async def test_a_wrong_sync_is_refused(self):
         with pytest.raises(ConfigurationError, match="full or normal"):

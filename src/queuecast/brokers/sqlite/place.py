@@ -14,7 +14,7 @@ from ...errors import BrokerUnavailable, ConfigurationError
 
 NETWORK_FILE_SYSTEMS: Final = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|afpfs|webdav|ceph|glusterfs|lustre|gfs2|ocfs2|beegfs"
-    r"|fuse\.(sshfs|s3fs|ceph|glusterfs|rclone|gcsfuse|davfs2?)"
+    r"|fuse\.(sshfs|s3fs|mountpoint-s3|ceph|ceph-fuse|glusterfs|juicefs|mfs|rclone|gcsfuse|blobfuse2?|davfs2?|smbnetfs)"
 )
 """Their locks and shared memory do not hold between machines, often not even on one (sqlite.org/useovernet.html)."""
 
@@ -50,7 +50,13 @@ class Place:
             raise ConfigurationError(f"the folder {home} does not exist: create it, or choose another place")
         if not os.access(home, os.W_OK | os.X_OK):
             raise ConfigurationError(f"the folder {home} is not writable for this user, and SQLite writes beside it")
-        kind = file_system_of(home, mounts())
+        mounted = mounts()
+        if str(self.file) in dict(mounted):
+            raise ConfigurationError(
+                f"{self.file} is mounted alone, and SQLite writes beside it, where those who have the file elsewhere do "
+                f"not look: mount its folder"
+            )
+        kind = file_system_of(home, mounted)
         if NETWORK_FILE_SYSTEMS.fullmatch(kind):
             raise ConfigurationError(
                 f"{self.file} is on a network file system ({kind}), where SQLite loses data: put it on a local disk, "
