@@ -53,8 +53,8 @@ class Place:
         mounted = mounts()
         if str(self.file) in dict(mounted):
             raise ConfigurationError(
-                f"{self.file} is mounted alone, and SQLite writes beside it, where those who have the file elsewhere do "
-                f"not look: mount its folder"
+                f"{self.file} is mounted alone, and SQLite writes beside it, where nobody else who has the file looks: "
+                "mount its folder"
             )
         kind = file_system_of(home, mounted)
         if NETWORK_FILE_SYSTEMS.fullmatch(kind):
