@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import signal
 from contextlib import AsyncExitStack
 
 import pytest
@@ -11,7 +12,18 @@ SECONDS = 20
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's script begins what it does not wait for deaf to Ctrl-C, and all the processes of the tests with it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "bound(seconds): how long this test may take before it counts as failed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """A handler may log what is no Unicode; what was caught of it has to reach the process that reports."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.hookimpl(tryfirst=True)

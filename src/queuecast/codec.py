@@ -11,7 +11,7 @@ from msgspec.structs import force_setattr
 
 from .errors import TooLarge
 from .event import MAX_EVENT_BYTES, Event
-from .task import MAX_DEPTH, MAX_TASK_BYTES, Task, is_too_deep
+from .task import MAX_TASK_BYTES, TOO_DEEP, Task, is_too_deep
 
 _encode = msgspec.json.Encoder().encode
 _decode_task = msgspec.json.Decoder(Task).decode
@@ -65,12 +65,14 @@ def encode_value(value: Any) -> Raw:
     """A handler's result or output, an argument. Raises `ValueError` for what JSON cannot carry."""
     try:
         body = msgspec.json.encode(value, enc_hook=_pydantic)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
         raise ValueError(f"JSON cannot carry this {type(value).__name__}: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"this {type(value).__name__} {TOO_DEEP}") from error
+    if is_too_deep(body):
+        raise ValueError(f"this {type(value).__name__} {TOO_DEEP}")
     if value is not None and b"null" in body:
         _refuse_non_finite(value)
-    if is_too_deep(body):
-        raise ValueError(f"this {type(value).__name__} is nested more than {MAX_DEPTH} levels deep")
     return Raw(body)
 
 

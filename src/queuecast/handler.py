@@ -6,6 +6,7 @@ import inspect
 import typing
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -25,7 +26,9 @@ from msgspec import Raw
 
 from .codec import encode_value
 from .context import Context
+from .control import HandlerInfo
 from .errors import ConfigurationError, Flaw, InvalidInput
+from .schema import type_of
 from .task import Options, invalid, options_from
 
 if TYPE_CHECKING:
@@ -154,17 +157,39 @@ class Signature:
 
     def decode(self, body: Raw | bytes) -> dict[str, Any]:
         """A JSON object as the function's keyword arguments. Raises `InvalidInput` naming the argument."""
-        try:
-            model = self._decode(body)
-        except msgspec.ValidationError as error:
-            raise invalid("the arguments do not fit the handler", error, under="/args") from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidInput("the arguments are not JSON", [Flaw("/args", str(error))]) from error
+        model = decoded(self._decode, body)
         return {name: getattr(model, name) for name in self._names}
 
     def schema(self) -> dict[str, Any]:
         """JSON Schema (2020-12) of the arguments object."""
         return self._schema
+
+
+class Announced:
+    """A handler that workers elsewhere have announced, for a program without its code."""
+
+    def __init__(self, info: HandlerInfo) -> None:
+        self.info = info
+        self.retries = info.retries
+        self.timeout = info.timeout
+
+    def check(self, body: Raw | bytes) -> None:
+        """Raises `InvalidInput` naming the argument, for what the announced schema tells."""
+        decoded(self._decode, body)
+
+    @cached_property
+    def _decode(self) -> Callable[[Raw | bytes], Any]:
+        return msgspec.json.Decoder(type_of({"type": "object", **self.info.schema})).decode
+
+
+def decoded(decode: Callable[[Raw | bytes], Any], body: Raw | bytes) -> Any:
+    """A JSON object of arguments. Raises `InvalidInput` naming the argument."""
+    try:
+        return decode(body)
+    except msgspec.ValidationError as error:
+        raise invalid("the arguments do not fit the handler", error, under="/args") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput("the arguments are not JSON", [Flaw("/args", str(error))]) from error
 
 
 def decode_hook(type_: Any, value: Any) -> Any:

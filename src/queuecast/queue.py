@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Never, ParamSpec, TypeVar, overload
 
 from msgspec import Raw
@@ -19,7 +20,7 @@ from .control import CancelRequested, HandlerInfo, encode_control
 from .cursor import cursor_at, parse_cursor
 from .errors import ConfigurationError, Flaw, InvalidInput, NotSupported, ResultExpired, UnknownTaskName
 from .event import Event, ended
-from .handler import Handler, TaskDecorator
+from .handler import Announced, Handler, TaskDecorator
 from .ref import TaskRef
 from .task import FINAL_STATES, Options, Task, keyed_task_id, make_task, options_from
 
@@ -49,7 +50,7 @@ class Queue:
         self.external = external
         self.reply_within = reply_within
         self.handlers: dict[str, Handler[Any, Any, Any]] = {}
-        self.announced: dict[str, HandlerInfo] = {}
+        self.announced: dict[str, Announced] = {}
         """Handlers that workers elsewhere have announced, for a gateway without their code."""
 
     def __repr__(self) -> str:
@@ -109,7 +110,8 @@ class Queue:
         def register(function: Callable[..., Any]) -> Handler[Any, Any, Any]:
             if self.external:
                 raise ConfigurationError(f"{self.name} is external: its workers are other programs")
-            if not inspect.isroutine(function):
+            # A partial is a routine from Python 3.14 on, and has no name.
+            if not inspect.isroutine(function) or isinstance(function, partial):
                 raise ConfigurationError(f"{function!r} is no function")
             handler = Handler[Any, Any, Any](
                 self, function, name=name or function.__name__, retries=retries, timeout=timeout, process=process
@@ -142,9 +144,20 @@ class Queue:
         handler = self.handlers.get(name)
         if handler is not None:
             handler.signature.decode(args)
-        elif not self.external and name not in self.announced:
+            return self._make(handler, name, args, options)
+        announced = self.announced.get(name)
+        if announced is not None:
+            announced.check(args)
+        elif not self.external:
             raise self._unknown(name)
-        return self._make(handler or self.announced.get(name), name, args, options)
+        return self._make(announced, name, args, options)
+
+    def learn(self, handlers: Iterable[HandlerInfo]) -> None:
+        """What a worker elsewhere announces, and says again with each heartbeat."""
+        for info in handlers:
+            known = self.announced.get(info.name)
+            if known is None or known.info != info:
+                self.announced[info.name] = Announced(info)
 
     def ref_to(self, handler: Handler[Any, Y, R] | None, id: str, cursor: str = "") -> TaskRef[Y, R]:
         if handler is None:
@@ -237,9 +250,7 @@ class Queue:
         (receipt,) = await session.broker.submit([task])
         return self.ref_to(handler, receipt.id, str(receipt.cursor))
 
-    def _make(
-        self, handler: Handler[Any, Any, Any] | HandlerInfo | None, name: str, args: Raw, options: Options
-    ) -> Task:
+    def _make(self, handler: Handler[Any, Any, Any] | Announced | None, name: str, args: Raw, options: Options) -> Task:
         if options.priority is not None:
             raise NotSupported("this broker has no priorities", [Flaw("/priority", "leave it out")])
         if handler is not None:
@@ -274,7 +285,7 @@ class Queue:
                             yield event
 
 
-def _with_defaults(options: Options, handler: Handler[Any, Any, Any] | HandlerInfo) -> Options:
+def _with_defaults(options: Options, handler: Handler[Any, Any, Any] | Announced) -> Options:
     """What the handler's decorator says, where the submitter did not choose."""
     retries = handler.retries if options.retries is None else options.retries
     timeout = handler.timeout if options.timeout is None else options.timeout

@@ -34,6 +34,8 @@ MAX_DEPTH: Final = 100
 """Levels of nesting in arguments, outputs and results. Decoders recurse, and each reader of a log starts from another
 depth of its own stack: without a bound, one could still write what another can no longer read."""
 
+TOO_DEEP: Final = f"is nested more than {MAX_DEPTH} levels deep"
+
 MAX_NAME_CHARS: Final = 200
 """Characters of a task name, owner or key. A longer one is refused at submit."""
 
@@ -186,7 +188,7 @@ def _args_flaws(args: Raw) -> list[Flaw]:
         bytes(args).decode()  # a raw value has been skipped over, not read
     except UnicodeDecodeError as error:
         return [Flaw("/args", f"is not UTF-8: {error}")]
-    return [Flaw("/args", f"is nested more than {MAX_DEPTH} levels deep")] if is_too_deep(bytes(args)) else []
+    return [Flaw("/args", TOO_DEEP)] if is_too_deep(bytes(args)) else []
 
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')

@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import os
+import shutil
 import sqlite3
 import stat
 import threading
@@ -12,7 +13,18 @@ from pathlib import Path
 import pytest
 
 from queuecast.brokers import Retention, make_broker
-from queuecast.brokers.sqlite import SQLiteBroker, database, duties, operations, peers, place, reads, store
+from queuecast.brokers.sqlite import (
+    SQLiteBroker,
+    database,
+    duties,
+    operations,
+    peers,
+    place,
+    reads,
+    room,
+    store,
+    writer,
+)
 from queuecast.errors import BrokerUnavailable, ConfigurationError, OutcomeUnknown, StorageFull
 
 from .contract import Backend, BrokerContract
@@ -114,10 +126,14 @@ class TestOpening:
         with pytest.raises(ConfigurationError, match="damaged"):
             await open_broker()
 
-    @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
+    @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs", "fuse.ceph-fuse"])
     async def test_a_network_file_system_is_refused(self, path, monkeypatch, kind):
         monkeypatch.setattr(place, "mounts", lambda: [("/", "ext4"), (str(path.parent), kind)])
         assert f"network file system ({kind})" in await self.refused(path)
+
+    async def test_a_file_that_is_mounted_alone_is_refused(self, path, monkeypatch):
+        monkeypatch.setattr(place, "mounts", lambda: [("/", "ext4"), (str(path), "ext4")])
+        assert "mount its folder" in await self.refused(path)
 
     async def test_a_wrong_sync_is_refused(self):
         with pytest.raises(ConfigurationError, match="full or normal"):
@@ -522,6 +538,124 @@ class TestFailing:
             await broker.submit([new_task()])
         await broker.submit([new_task()])
         assert len(await log_of(broker)) == 1
+
+    async def test_a_disk_that_is_nearly_full_is_spoken_of_twice(
+        self, path, open_broker, connections, caplog, monkeypatch
+    ):
+        """Once when it begins and once when it ends, though small writes land in between."""
+        broker = await open_broker()
+        await broker.declare(QUEUE)
+        for _ in range(3):
+            connections[0].lands, connections[0].code = False, sqlite3.SQLITE_FULL
+            with pytest.raises(StorageFull):
+                await broker.submit([new_task()])
+            await broker.submit([new_task()])
+        told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert [f"{path}: no room" in message for message in told] == [True]
+        monkeypatch.setattr(room, "CALM_SECONDS", 0.0)
+        await broker.submit([new_task()])
+        await broker.submit([new_task()])
+        told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert told[1:] == [f"{path}: there is room again"]
+
+
+def delete(path):
+    path.unlink()
+
+
+def delete_everything(path):
+    for each in path.parent.glob("work.db*"):
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+
+
+def replace(path):
+    with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(path.with_name("copy"))) as copy:
+        db.backup(copy)
+    path.with_name("copy").rename(path)
+
+
+def delete_the_lock(path):
+    shutil.rmtree(f"{path}.d")
+
+
+async def until_refused(broker):
+    """What the writer is just about to take may still be taken."""
+    while True:
+        try:
+            await broker.submit([new_task()])
+        except BrokerUnavailable as refusal:
+            return str(refusal)
+
+
+class TestGone:
+    """The file is taken away under the processes that have it open."""
+
+    @pytest.mark.parametrize("take_away", [delete, delete_everything, replace, delete_the_lock])
+    async def test_nothing_more_is_taken_and_everyone_is_told_what_to_do(
+        self, path, open_broker, monkeypatch, caplog, take_away
+    ):
+        monkeypatch.setattr(writer, "LOOK_SECONDS", 0.0)
+        broker = await open_broker()
+        await broker.submit([new_task()])
+        lost = []
+        broker.on_end = lost.append
+        async with aclosing(broker.read(QUEUE, 1)) as log:
+            waiting = asyncio.ensure_future(anext(log))
+            await turns()
+            take_away(path)
+            words = f"{path} was deleted, moved or replaced while it was open"
+            assert words in await until_refused(broker)
+            for call in (lambda: waiting, broker.counts):
+                with pytest.raises(BrokerUnavailable, match=words):
+                    await call()
+        assert [words in reason for reason in lost] == [True]
+        assert [words in record.message for record in caplog.records if record.levelname == "CRITICAL"] == [True]
+
+    async def test_a_writer_at_rest_notices_it_with_its_duties(self, path, open_broker, monkeypatch):
+        monkeypatch.setattr(duties, "LEASE_SECONDS", 0.2)
+        broker = await open_broker()
+        gone = asyncio.get_running_loop().create_future()
+        broker.on_end = gone.set_result
+        path.unlink()
+        assert "was deleted" in await gone
+
+    async def test_what_came_to_its_place_keeps_its_write_ahead_log(self, path, open_broker, monkeypatch):
+        """Whoever closes a database last removes the log by its path."""
+        monkeypatch.setattr(writer, "LOOK_SECONDS", 0.0)
+        old = await open_broker()
+        await old.submit([new_task()])
+        delete_everything(path)
+        new = await open_broker()
+        task = new_task()
+        await new.submit([task])
+        await until_refused(old)
+        await old.close()
+        assert path.with_name("work.db-wal").exists()
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT id FROM tasks").fetchall() == [(task.id,)]
+
+    async def test_it_can_be_opened_anew(self, path, open_broker, monkeypatch):
+        monkeypatch.setattr(writer, "LOOK_SECONDS", 0.0)
+        broker = await open_broker()
+        path.unlink()
+        await until_refused(broker)
+        await broker.close()
+        await broker.open()
+        await broker.submit([new_task()])
+        assert len(await log_of(broker)) == 1
+
+    def test_no_file_is_made_in_its_place(self, path):
+        where = place.Place(str(path))
+        where.prepare()
+        opened = store.Store(where, "token", syncs=False)
+        with opened.turn:
+            opened.open()
+        path.unlink()
+        opened.close()
+        with pytest.raises(BrokerUnavailable, match="was deleted"):
+            opened.peek("SELECT 1", ())
+        assert not path.exists()
+        opened.turn.close()
 
 
 class TestPeers:

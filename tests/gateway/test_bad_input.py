@@ -31,8 +31,8 @@ BAD_BODIES = {
     "not UTF-8": (b'{"name": "\xff\xfe"}', 400, "malformed-json", None),
     "deep nesting": (
         b'{"name":"render","args":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}",
-        400,
-        "malformed-json",
+        422,
+        "invalid-input",
         None,
     ),
     "deep list": (b"[" * 100_000, 422, "invalid-input", None),
@@ -186,7 +186,9 @@ async def test_what_is_not_dead_is_not_requeued(qc):
         assert (answer.status, answer.json["type"]) == (409, "urn:queuecast:problem:not-dead")
 
 
-@pytest.mark.parametrize("query", ["state=done", "limit=0", "limit=-1", "limit=1e9", "limit=x", "owner=bob"])
+@pytest.mark.parametrize(
+    "query", ["state=done", "limit=0", "limit=-1", "limit=1e9", "limit=x", "owner=bob", "before=nobody"]
+)
 async def test_a_bad_parameter_of_a_list_is_refused(qc, query):
     async with qc.running():
         answer = await get(qc.gateway, f"{SUBMIT}?{query}")

@@ -1,15 +1,20 @@
 """What our uvicorn does that uvicorn does not: the transport is taken over, heads have a deadline, signals drain."""
 
 import asyncio
+import json
 import os
 import signal
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import uvicorn
 import uvloop
 from hub.making import World, until
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
+from queuecast import Queuecast
 from queuecast.gateway import server as server_module
 from queuecast.gateway.server import Server, StreamProtocol, drain_at_signals, serve
 from queuecast.hub import window as window_module
@@ -123,8 +128,23 @@ async def test_a_head_without_an_end_is_cut(head, impatient):
         client = await Reader.connect(server.port)
         client.writer.write(head)
         await client.read_head()
-        assert client.status == 408
-        assert await client.reader.read() == b""
+        body = await client.reader.read()
+        assert client.status == json.loads(body)["status"] == 408
+        assert client.headers["content-type"] == "application/problem+json"
+        assert client.headers["content-length"] == str(len(body))
+
+
+async def test_a_head_that_is_too_large_is_told_so():
+    async with serving(hello, StreamProtocol) as server:
+        client = await Reader.connect(server.port)
+        client.writer.write(b"GET / HTTP/1.1\r\nhost: test\r\nx: " + b"a" * server_module.MAX_HEAD_BYTES)
+        await client.writer.drain()
+        while not server.server_state.connections or not next(iter(server.server_state.connections)).head_bytes:
+            await asyncio.sleep(0.001)
+        client.writer.write(b"a")
+        await client.read_head()
+        body = await client.reader.read()
+        assert client.status == json.loads(body)["status"] == 431
 
 
 async def test_an_endless_head_is_cut_before_it_stalls_the_others():
@@ -274,13 +294,39 @@ async def test_in_somebody_elses_server_a_signal_drains_as_well():
         mine = signal.getsignal(signal.SIGTERM)
         try:
             client = await world.follow()
-            with drain_at_signals(world.hub.drain, 0.01):
-                os.kill(os.getpid(), signal.SIGTERM)
-                await until(lambda: client.closed)
+            undo = drain_at_signals(world.hub.drain, 0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await until(lambda: client.closed)
+            undo()
             assert seen == [signal.SIGTERM]
             assert signal.getsignal(signal.SIGTERM) is mine
         finally:
             signal.signal(signal.SIGTERM, own)
+
+
+def test_mounted_and_started_by_a_request_its_streams_are_sent_away_too(tmp_path, monkeypatch):
+    """Under uvicorn as it comes, whose own lifespan a mounted application never hears of."""
+    monkeypatch.setattr(server_module, "drain_at_signals", partial(drain_at_signals, seconds=0.1))
+    qc = Queuecast(f"sqlite:///{tmp_path}/work.db")
+    qc.queue("reports")
+    host = Starlette(routes=[Mount("/queuecast", qc.gateway)])
+
+    async def scenario():
+        server = uvicorn.Server(uvicorn.Config(host, port=0, http="h11", log_config=None))
+        serving = asyncio.create_task(server.serve())
+        await until(lambda: server.started)
+        client = await Reader.get(server.servers[0].sockets[0].getsockname()[1], "/queuecast/queues/reports/events")
+        await client.opened()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (await client.rest())[-1].event == "drain"
+        await serving
+        await qc.close()
+
+    own = signal.signal(signal.SIGTERM, lambda *_: None)  # which uvicorn puts back, and raises the signal anew
+    try:
+        asyncio.run(asyncio.wait_for(scenario(), 20))
+    finally:
+        signal.signal(signal.SIGTERM, own)
 
 
 def test_on_uvloop(monkeypatch):

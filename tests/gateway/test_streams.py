@@ -3,14 +3,18 @@
 import asyncio
 import json
 import random
+from contextlib import suppress
 
 import pytest
 from hub.making import World, until
 
+from queuecast import BrokerUnavailable, Queuecast
+from queuecast.brokers.sqlite import writer as writer_module
 from queuecast.hub import hub as hub_module
 from queuecast.hub import wheel as wheel_module
 from queuecast.hub import window as window_module
 
+from .asgi import get
 from .serving import PROTOCOLS, Face, Reader, serving
 
 
@@ -268,3 +272,24 @@ async def follow(port, seed):
         events += client.events()
         asked = client.parser.last_event_id or asked
     return events
+
+
+async def test_a_broker_that_has_ended_ends_the_streams_and_says_what_to_do(http, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "LOOK_SECONDS", 0.0)
+    qc = Queuecast(f"sqlite:///{tmp_path}/work.db")
+    qc.queue("reports")
+    path = "/queues/reports/events"
+    async with qc.running(), serving(qc.gateway, http) as server:
+        client = await Reader.get(server.port, path)
+        await client.opened()
+        (tmp_path / "work.db").unlink()
+        with suppress(BrokerUnavailable):
+            while True:
+                await (await qc.session()).broker.post(b"{}")
+        assert [message.event for message in await client.rest()] == ["drain"]
+        again = await Reader.get(server.port, path)
+        assert await again.rest() == []
+        assert again.parser.retry_ms is not None
+        answer = await get(qc.gateway, "/readyz")
+        assert answer.status == 503
+        assert f"{tmp_path}/work.db was deleted" in answer.json["reason"]

@@ -73,6 +73,21 @@ async def test_prefer_wait_answers_202_when_the_result_does_not_come_in_time(qc)
         qc.release.set()
 
 
+async def test_a_202_after_a_wait_tells_what_the_task_is_by_then(qc, monkeypatch):
+    async def until_it_runs(self, queue, id):
+        while (await self.projection.status(queue, id)).state != "running":
+            await asyncio.sleep(0.001)
+        raise TimeoutError
+
+    monkeypatch.setattr(Session, "wait_for_result", until_it_runs)
+    async with qc.running(worker=True):
+        answer = await post(qc.gateway, "/queues/reports/tasks", {"name": "hold"}, {"Prefer": "wait=9"})
+        assert (answer.status, answer.json["state"]) == (202, "running")
+        status = (await get(qc.gateway, f"/queues/reports/tasks/{answer.json['id']}")).json
+        assert answer.json["cursor"] == status["cursor"]
+        qc.release.set()
+
+
 async def test_a_list_is_taken_whole(qc):
     async with qc.running():
         tasks = [{"name": "render", "args": {"report_id": n}} for n in range(3)]
@@ -195,7 +210,34 @@ async def test_a_gateway_without_the_code_learns_the_queues_from_their_workers(t
         assert set(catalog.queue("reports").announced) == {"render", "hold", "fail", "count"}
 
 
+async def test_a_gateway_without_the_code_names_the_argument_that_does_not_fit(tmp_path):
+    url = f"sqlite:///{tmp_path}/work.db"
+    code, bare = Queuecast(url), Queuecast(url)
+
+    @code.queue("reports").task
+    def render(pages: int, title: str = ""): ...
+
+    async with code.running(worker=True), bare.running():
+        while (
+            await post(bare.gateway, "/queues/reports/tasks", {"name": "render", "args": {"pages": 1}})
+        ).status == 404:
+            await asyncio.sleep(0.01)  # not announced yet
+        for args, pointer in (
+            ({}, "/args/pages"),
+            ({"pages": "nine"}, "/args/pages"),
+            ({"pages": 9, "colour": "red"}, "/args/colour"),
+        ):
+            asked = {"name": "render", "args": args}
+            answers = [await post(qc.gateway, "/queues/reports/tasks", asked) for qc in (code, bare)]
+            assert answers[1].status == 422
+            assert [error["pointer"] for error in answers[1].json["errors"]] == [pointer]
+            assert answers[0].json == answers[1].json
+        listed = await post(bare.gateway, "/queues/reports/tasks", [{"name": "render"}])
+        assert listed.json["errors"][0]["pointer"] == "/0/args/pages"
+
+
 async def test_the_gateway_starts_with_its_first_request_when_nothing_else_started_it(qc, caplog):
+    caplog.set_level("INFO")
     answers = await asyncio.gather(*(get(qc.gateway, "/queues") for _ in range(5)))
     assert {answer.status for answer in answers} == {200}
     assert [record.message for record in caplog.records if "qc.running()" in record.message]
@@ -287,7 +329,7 @@ async def test_a_worker_that_was_killed_is_forgotten(qc):
 async def test_what_was_in_the_log_before_a_restart_is_not_counted_again(tmp_path):
     def restarted():
         qc = Queuecast(f"sqlite:///{tmp_path}/log.db")
-        qc.queue("reports").announced["render"] = HandlerInfo("render", {})
+        qc.queue("reports").learn([HandlerInfo("render", {})])
         return qc.gateway, qc.running()
 
     async def submit_and_cancel(gateway):

@@ -167,6 +167,8 @@ class Broker(ABC):
     """Whether foreign programs can reach its queues, so that a queue can be external."""
     url: str
     retention: Retention
+    on_end: Callable[[str], object] = staticmethod(lambda _: None)
+    """Called in the event loop with the reason when nothing can be asked of it any more, until it is opened anew."""
 
     @abstractmethod
     async def open(self) -> None:

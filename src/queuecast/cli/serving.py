@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import logging
 import signal
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import TypeAlias
 
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -17,6 +15,7 @@ from ..app import Queuecast
 from ..errors import ConfigurationError
 from ..gateway.auth import LOOPBACK
 from ..gateway.server import serve
+from ..gateway.signals import at_signals
 from ..settings import Settings
 from .child import WorkerChild
 from .display import say
@@ -75,29 +74,12 @@ async def _serve_with(child: WorkerChild, app: Queuecast, face: ASGIApp, setting
     def started(url: str) -> None:
         tell(url)
         child.start(on_failure=lambda: signal.raise_signal(signal.SIGINT))
-        _at_signals(child.stop, beside=True)
+        at_signals(child.stop)
 
     async with child:
         await serve_gateway(app, face, settings, started)
         # The server has put back the handlers it found. The worker may still be at it, and can be hurried.
-        _at_signals(child.stop, beside=False)
-
-
-def _at_signals(stop: Callable[[], None], *, beside: bool) -> None:
-    """Call this at SIGTERM and SIGINT, instead of the handler that is there or beside it."""
-    loop = asyncio.get_running_loop()
-
-    def handler_beside(earlier: Callable[[int, FrameType | None], object] | None) -> Callable[..., None]:
-        def handle(signum: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(stop)
-            if earlier is not None:
-                earlier(signum, frame)
-
-        return handle
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        earlier = signal.getsignal(number)
-        signal.signal(number, handler_beside(earlier if beside and callable(earlier) else None))
+        at_signals(child.stop, beside=False)
 
 
 def guarded(app: Queuecast, face: ASGIApp, settings: Settings) -> ASGIApp:

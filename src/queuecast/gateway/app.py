@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -102,10 +103,11 @@ class Gateway:
 
         self._kept = True
         opened = await self.opened()
+        unhook = drain_at_signals(opened.hub.drain)
         try:
-            with drain_at_signals(opened.hub.drain):
-                yield
+            yield
         finally:
+            unhook()
             await opened.stop()
             self._open = None
             self._kept = False
@@ -115,13 +117,19 @@ class Gateway:
         session = await self._app.session()
         async with self._starting:
             if self._open is None or self._open.session is not session:
-                if not self._kept:
-                    # A mounted application's lifespan is not run (Starlette issue 649): nobody tells us to stop.
-                    logger.warning(
-                        "started by a request: enter qc.running() in your lifespan, or streams hold up a stop"
-                    )
                 self._open = await Open.start(self._app, session)
+                if not self._kept:
+                    self._send_away_at_stop(self._open)
             return self._open
+
+    def _send_away_at_stop(self, opened: Open) -> None:
+        """A mounted application's lifespan is not run (Starlette issue 649): only the signal tells us of the end."""
+        from .server import drain_at_signals
+
+        logger.info("started by a request: enter qc.running() in your lifespan, and it is ready before the first one")
+        # Not at SIGINT: a program that handles no signal still has asyncio's handler for that one, and nobody would
+        # put it back.
+        drain_at_signals(opened.hub.drain, numbers=[signal.SIGTERM])
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Served alone: the server's lifespan is the application's."""
@@ -236,6 +244,8 @@ class Open:
         self.meters = Meters(self.hub.counters, self.catalog)
         self.streams = Streams(self.hub)
         self._following: dict[str, asyncio.Task[None]] = {}
+        self._ending: asyncio.Task[None] | None = None
+        session.broker.on_end = self._broker_ended
 
     @classmethod
     async def start(cls, app: Queuecast, session: Session) -> Open:
@@ -268,6 +278,14 @@ class Open:
         end = (await self.session.broker.bounds(name)).last
         self.meters.follow(await self.session.tail(name), end)
         await self.hub.fanout((name,))
+
+    def _broker_ended(self, _reason: str) -> None:
+        """No stream may go on waiting for what can no longer come, and no tail ask for it again and again."""
+        self._ending = asyncio.create_task(self._end(), name="queuecast end")
+
+    async def _end(self) -> None:
+        await self.hub.drain(0)
+        await self.session.close()
 
     async def stop(self) -> None:
         """Let go of the logs, and end all streams."""

@@ -86,5 +86,5 @@ class Catalog:
     def _learn(self, message: WorkerAnnounced) -> None:
         for name, handlers in message.queues.items():
             if is_queue_name(name):
-                self._app.queue(name).announced.update({handler.name: handler for handler in handlers})
+                self._app.queue(name).learn(handlers)
                 self._on_queue(name)

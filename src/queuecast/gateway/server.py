@@ -11,10 +11,10 @@ import asyncio
 import gc
 import signal
 import socket
-import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from http import HTTPStatus
 from types import FrameType
 from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
@@ -24,6 +24,8 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ..hub.subscription import Subscription
+from .problems import Problem
+from .signals import ENDING, at_signals
 from .streams import HIGH_WATER, TRANSPORT
 
 HEAD_SECONDS: Final = 10.0
@@ -57,9 +59,20 @@ BACKLOG: Final = 4_096
 GC_THRESHOLDS: Final = (10_000, 50, 100)
 """Allocations before the young objects are looked through for garbage, and how often before older ones are."""
 
-_TIMEOUT_ANSWER: Final = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-_TOO_LARGE_ANSWER: Final = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+def _refusal(problem: Problem) -> bytes:
+    """For the head, which no application sees: there is nobody to answer but us."""
+    response = problem.response()
+    response.headers["connection"] = "close"
+    lines = [f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}".encode()]
+    return b"\r\n".join([*lines, *(b": ".join(header) for header in response.raw_headers), b"", bytes(response.body)])
+
+
+_TIMEOUT_ANSWER: Final = _refusal(
+    Problem(408, "head-timeout", f"the request's head did not come to an end within {HEAD_SECONDS:.0f} seconds")
+)
+_TOO_LARGE_ANSWER: Final = _refusal(
+    Problem(431, "head-too-large", f"the request's head takes more than {MAX_HEAD_BYTES} bytes")
 )
 
 
@@ -334,30 +347,14 @@ async def serve(
     await Server(config, drain, drain_seconds, on_start).serve()
 
 
-@contextmanager
-def drain_at_signals(drain: Drain, seconds: float = DRAIN_SECONDS) -> Iterator[None]:
+def drain_at_signals(
+    drain: Drain, seconds: float = DRAIN_SECONDS, numbers: Sequence[signal.Signals] = ENDING
+) -> Callable[[], None]:
     """In somebody else's server: drain when it is told to stop, since it waits for the streams to end by themselves.
 
-    Its own handlers are called as well, and put back afterwards. Outside the main thread, and where there is no
-    handler, this does nothing.
+    Its own handlers are called as well; what this returns puts them back. Outside the main thread, and where there is
+    no handler, this does nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     loop = asyncio.get_running_loop()
     drains: list[asyncio.Task[None]] = []
-
-    def handle(sig: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(lambda: drains.append(loop.create_task(drain(seconds))))
-        earlier[signal.Signals(sig)](sig, frame)
-
-    found = {sig: signal.getsignal(sig) for sig in (signal.SIGTERM, signal.SIGINT)}
-    earlier = {sig: handler for sig, handler in found.items() if callable(handler)}
-    for sig in earlier:
-        signal.signal(sig, handle)
-    try:
-        yield
-    finally:
-        for sig, handler in earlier.items():
-            if signal.getsignal(sig) is handle:
-                signal.signal(sig, handler)
+    return at_signals(lambda: drains.append(loop.create_task(drain(seconds))), numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -16,7 +17,7 @@ from ..brokers.base import Receipt, Status, end_of
 from ..errors import BrokerError, Flaw, InvalidInput, ResultExpired
 from ..queue import Queue
 from ..session import Session
-from ..task import MAX_NAME_CHARS, STATES, Options, State, Task, invalid
+from ..task import FINAL_STATES, MAX_NAME_CHARS, STATES, TOO_DEEP, Options, State, Task, invalid
 from .auth import may_manage, may_see, may_submit, owner_for, owner_shown
 from .body import read_json
 from .problems import Problem
@@ -65,9 +66,11 @@ async def submit(request: Request, opened: Open, queue: Queue, principal: Princi
         return json_response({"tasks": answers}, 202)
     task = _prepare(queue, submissions, principal, key)
     (receipt,) = await _take(opened, queue, [task])
-    ended = None if wait is None else await _wait(opened.session, task, wait)
-    if ended is not None:
-        return json_response(status_json(ended), 200, {"preference-applied": f"wait={wait}"})
+    seen = None if wait is None else await _wait(opened.session, task, wait)
+    if seen is not None and seen.state in FINAL_STATES:
+        return json_response(status_json(seen), 200, {"preference-applied": f"wait={wait}"})
+    if seen is not None:
+        receipt = msgspec.structs.replace(receipt, state=seen.state, cursor=seen.cursor)
     return _accepted_response(request, queue, task, receipt)
 
 
@@ -87,7 +90,7 @@ async def listing(request: Request, opened: Open, queue: Queue, principal: Princ
         queue.name,
         state=_as_state(state),
         owner=owner,
-        before=request.query_params.get("before"),
+        before=await _before(request, opened.session, queue, principal),
         limit=_limit(request),
     )
     return json_response({"tasks": [status_json(task) for task in tasks], "cursor": str(cursor)})
@@ -117,14 +120,16 @@ async def requeue(request: Request, opened: Open, queue: Queue, principal: Princ
 
 
 def _decode(body: bytes) -> Submission | list[Submission]:
+    several = body.lstrip()[:1] == b"["
     try:
-        return _many(body) if body.lstrip()[:1] == b"[" else _one(body)
+        return _many(body) if several else _one(body)
     except msgspec.ValidationError as error:
         raise invalid("the submission is not usable", error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem(400, "malformed-json", f"the body is not JSON: {error}") from error
     except RecursionError as error:
-        raise Problem(400, "malformed-json", "the body is nested too deeply") from error
+        # As deep as Python's own stack, which from 3.14 on is deeper than any body is long: the same answer as there.
+        raise InvalidInput("the submission is not usable", [Flaw("" if several else "/args", TOO_DEEP)]) from error
 
 
 async def _take(opened: Open, queue: Queue, tasks: list[Task]) -> list[Receipt]:
@@ -163,12 +168,13 @@ def _prepare(queue: Queue, submission: Submission, principal: Principal, key: st
 
 
 async def _wait(session: Session, task: Task, seconds: int) -> Status | None:
-    """The task's status once it has ended, None when it has not by then; it goes on."""
+    """The task's status once it has ended, or else as it is by then; it goes on. None where nobody can tell."""
     try:
-        async with asyncio.timeout(seconds):
-            await session.wait_for_result(task.queue, task.id)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await session.wait_for_result(task.queue, task.id)
         return await session.broker.status(task.queue, task.id)
-    except (TimeoutError, BrokerError, ResultExpired):
+    except (BrokerError, ResultExpired):
         # The task is durable. An error would say that it is not, and the client would submit it again.
         return None
 
@@ -226,6 +232,14 @@ async def _visible(request: Request, session: Session, queue: Queue, principal: 
     if found is None or not may_see(principal, found):
         raise ResultExpired(f"there is no task {id[:64]!r} on {queue.name}, or it is older than the log's retention")
     return found
+
+
+async def _before(request: Request, session: Session, queue: Queue, principal: Principal) -> str | None:
+    id = request.query_params.get("before")
+    if id is not None and not may_see(principal, await session.broker.status(queue.name, id)):
+        detail = "the id of a task of this queue, the last one of the page before; begin anew where it is forgotten"
+        raise Problem(400, "bad-parameter", f"before is {detail}", (Flaw("/before", detail),))
+    return id
 
 
 def _as_state(text: str | None) -> State | None:

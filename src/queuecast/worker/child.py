@@ -25,15 +25,15 @@ from ..queue import Queue
 from .context import PROGRESS_INTERVAL, reported
 from .outcome import describe, sendable
 from .runners import Call
-from .wire import CHILD_FD, CHILD_PYTHONPATH, Answer, Job, Output, Raised, Reported, Returned, encode
+from .wire import CHILD_FD, CHILD_PYTHONPATH, Answer, Assignment, Output, Raised, Reported, Returned, encode
 
 
 class ChildContext(Context):
     """Sends what the handler says to the worker; asked to stop, it says so and raises."""
 
-    def __init__(self, job: Job, state: Any, link: Link) -> None:
-        self.id = job.id
-        self.attempt = job.attempt
+    def __init__(self, assignment: Assignment, state: Any, link: Link) -> None:
+        self.id = assignment.id
+        self.attempt = assignment.attempt
         self.state = state
         self._link = link
         self._latest: Reported | None = None
@@ -81,16 +81,16 @@ class ChildContext(Context):
 
 
 class Link:
-    """The socket to the worker. Jobs are read in a thread of its own, so that the worker's end is noticed at once."""
+    """The socket to the worker. It is read in a thread of its own, so that the worker's end is noticed at once."""
 
     def __init__(self, fd: int) -> None:
         self.ended = False
         self._lock = threading.Lock()
         self._sender: int | None = None
         self._held_back = False
-        self.jobs: queues.SimpleQueue[Job] = queues.SimpleQueue()
+        self.assignments: queues.SimpleQueue[Assignment] = queues.SimpleQueue()
         self._socket = socket.socket(fileno=fd)
-        self._decode = msgspec.json.Decoder(Job).decode
+        self._decode = msgspec.json.Decoder(Assignment).decode
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, answer: Answer) -> None:
@@ -115,7 +115,7 @@ class Link:
         try:
             with self._socket.makefile("rb") as stream:
                 while head := stream.read(4):
-                    self.jobs.put(self._decode(stream.read(int.from_bytes(head, "big"))))
+                    self.assignments.put(self._decode(stream.read(int.from_bytes(head, "big"))))
         finally:
             # The worker is gone (with a reset, where it was killed before it had read everything): its task will be
             # run again elsewhere, so this run must not go on.
@@ -135,22 +135,22 @@ class Child:
     def serve(self) -> None:
         signal.signal(signal.SIGTERM, self._end)
         while True:
-            job = self._link.jobs.get()
-            answer = self._run(job)
+            assignment = self._link.assignments.get()
+            answer = self._run(assignment)
             # A child is killed, not ended: what its handlers printed would be lost in a buffer.
             sys.stdout.flush()
             self._link.send(answer)
 
-    def _run(self, job: Job) -> Returned | Raised:
+    def _run(self, assignment: Assignment) -> Returned | Raised:
         try:
-            handler = _load(job)
+            handler = _load(assignment)
             state = self._state_of(handler.queue.app)
-            with closing(ChildContext(job, state, self._link)) as context:
+            with closing(ChildContext(assignment, state, self._link)) as context:
                 self._running = True
                 try:
                     if self._link.ended:
                         self._link.interrupt()
-                    result = self._call(Call.of(handler, job.args), context)
+                    result = self._call(Call.of(handler, assignment.args), context)
                 finally:
                     self._running = False
             return Returned(sendable(result, "result"))
@@ -202,16 +202,22 @@ async def _enter(manager: Any) -> Any:
     return await manager.__aenter__()
 
 
-def _load(job: Job) -> Handler[Any, Any, Any]:
+def _load(assignment: Assignment) -> Handler[Any, Any, Any]:
     """Import the handler's module, as the worker did, and find it by queue and name."""
-    found = importlib.import_module(job.module) if job.main is None else _main_module(job.main)
+    found = importlib.import_module(assignment.module) if assignment.main is None else _main_module(assignment.main)
     for value in vars(found).values():
         app = _app_of(value)
-        if app is not None and job.queue in app.queues and job.name in app.queues[job.queue].handlers:
-            if app.url != job.url:
-                app.use(job.url)
-            return app.queues[job.queue].handlers[job.name]
-    raise LookupError(f"{job.module} has no handler {job.name!r} of queue {job.queue!r} at its top level")
+        if (
+            app is not None
+            and assignment.queue in app.queues
+            and assignment.name in app.queues[assignment.queue].handlers
+        ):
+            if app.url != assignment.url:
+                app.use(assignment.url)
+            return app.queues[assignment.queue].handlers[assignment.name]
+    raise LookupError(
+        f"{assignment.module} has no handler {assignment.name!r} of queue {assignment.queue!r} at its top level"
+    )
 
 
 def _main_module(path: str) -> ModuleType:

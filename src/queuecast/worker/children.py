@@ -17,7 +17,18 @@ from msgspec import Raw
 from ..handler import Handler
 from .context import RunContext
 from .outcome import HandlerRaised, ProcessDied
-from .wire import CHILD_FD, CHILD_PYTHONPATH, Job, Output, Raised, Reported, Returned, decode_answer, encode, read_frame
+from .wire import (
+    CHILD_FD,
+    CHILD_PYTHONPATH,
+    Assignment,
+    Output,
+    Raised,
+    Reported,
+    Returned,
+    decode_answer,
+    encode,
+    read_frame,
+)
 
 KILL_GRACE: Final = 5.0
 """Seconds between asking a child to end (SIGTERM) and killing it (SIGKILL)."""
@@ -102,7 +113,7 @@ class Child:
         main = sys.modules["__main__"]
         self._writer.write(
             encode(
-                Job(
+                Assignment(
                     url=handler.queue.app.url,
                     module=handler.function.__module__,
                     main=getattr(main, "__file__", None) if handler.function.__module__ == "__main__" else None,

@@ -18,7 +18,7 @@ CHILD_PYTHONPATH: Final = "QUEUECAST_CHILD_PYTHONPATH"
 """The `PYTHONPATH` that a handler's own programs get: a child's is its worker's whole path."""
 
 
-class Job(Struct, frozen=True):
+class Assignment(Struct, frozen=True):
     """Run this handler once. `main` is the file of the program, where the handler lives in it; `url` is the broker."""
 
     url: str
@@ -55,7 +55,7 @@ _encode = msgspec.json.Encoder().encode
 _decode_answer = msgspec.json.Decoder(Answer).decode
 
 
-def encode(message: Job | Answer) -> bytes:
+def encode(message: Assignment | Answer) -> bytes:
     body = _encode(message)
     return len(body).to_bytes(4, "big") + body
 

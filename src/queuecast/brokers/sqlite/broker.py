@@ -221,6 +221,7 @@ class SQLiteBroker(Broker):
         if not self._unusable:
             self._end(reason)
             self._holdings.lose(reason)
+            self.on_end(reason)
 
     def _end(self, reason: str) -> None:
         self._unusable = reason

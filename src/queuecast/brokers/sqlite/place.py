@@ -10,16 +10,26 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from ...errors import ConfigurationError
+from ...errors import BrokerUnavailable, ConfigurationError
 
 NETWORK_FILE_SYSTEMS: Final = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|afpfs|webdav|ceph|glusterfs|lustre|gfs2|ocfs2|beegfs"
-    r"|fuse\.(sshfs|s3fs|ceph|glusterfs|rclone|gcsfuse|davfs2?)"
+    r"|fuse\.(sshfs|s3fs|mountpoint-s3|ceph|ceph-fuse|glusterfs|juicefs|mfs|rclone|gcsfuse|blobfuse2?|davfs2?|smbnetfs)"
 )
 """Their locks and shared memory do not hold between machines, often not even on one (sqlite.org/useovernet.html)."""
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
+
+
+class DatabaseGoneError(BrokerUnavailable):
+    """The path leads to another file than the one that is open, or to none: what is written now nobody will find."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(
+            f"{file} was deleted, moved or replaced while it was open, and nothing more is written: stop every process "
+            f"that uses it, put it back together with its -wal (or leave it, to begin anew), and start them again"
+        )
 
 
 class Place:
@@ -29,6 +39,7 @@ class Place:
         # Two names of one file must meet at one lock, so links are followed.
         self.file = Path(os.path.realpath(path))
         self.folder = self.file.with_name(self.file.name + ".d")
+        self.lock = self.folder / "lock"
 
     def prepare(self) -> None:
         """Make what is missing. Raises `ConfigurationError` where a database can never work."""
@@ -39,7 +50,13 @@ class Place:
             raise ConfigurationError(f"the folder {home} does not exist: create it, or choose another place")
         if not os.access(home, os.W_OK | os.X_OK):
             raise ConfigurationError(f"the folder {home} is not writable for this user, and SQLite writes beside it")
-        kind = file_system_of(home, mounts())
+        mounted = mounts()
+        if str(self.file) in dict(mounted):
+            raise ConfigurationError(
+                f"{self.file} is mounted alone, and SQLite writes beside it, where nobody else who has the file looks: "
+                "mount its folder"
+            )
+        kind = file_system_of(home, mounted)
         if NETWORK_FILE_SYSTEMS.fullmatch(kind):
             raise ConfigurationError(
                 f"{self.file} is on a network file system ({kind}), where SQLite loses data: put it on a local disk, "
@@ -58,6 +75,18 @@ class Place:
         except FileExistsError:
             return
 
+    def identity(self) -> list[object]:
+        """Tells the files that the paths lead to from others that come to the same paths later."""
+        return [_inode(path) for path in (self.file, self.lock)]
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
 
 class Turn:
     """The turn to write, taken by `with`: waits until it comes, however long.
@@ -69,7 +98,7 @@ class Turn:
 
     def __init__(self, place: Place) -> None:
         try:
-            self._file = os.open(place.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+            self._file = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         except OSError as error:
             raise ConfigurationError(f"cannot open the lock in {place.folder}: {error.strerror}") from error
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from ...errors import OutcomeUnknown, StorageFull
 from .database import connect, open_database, translated
-from .place import Place, Turn
+from .place import DatabaseGoneError, Place, Turn
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class Store:
         self._place = place
         self._syncs = syncs
         self._markers = (f"{token}.{number}" for number in itertools.count())
+        self._identity: list[object] | None = None
         self._db: sqlite3.Connection | None = None
         self._syncing: bool | None = None
         self._pages = 0
@@ -37,6 +38,12 @@ class Store:
     def open(self) -> None:
         """Raises `ConfigurationError`, `BrokerUnavailable`."""
         self._db = open_database(self._place)
+        self._identity = self._place.identity()
+
+    def look(self) -> None:
+        """Raises `DatabaseGoneError` where another file is where this one was opened, or none."""
+        if self._identity is not None and self._identity != self._place.identity():
+            raise DatabaseGoneError(self._place.file)
 
     def write(self, work: Callable[[sqlite3.Connection], tuple[T, int]], *, durable: bool) -> T:
         """Run `work` in one transaction; it returns its result and an estimate of the pages it wrote.
@@ -96,6 +103,7 @@ class Store:
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
+            self.look()  # SQLite would make a new file where there is none.
             self._db = connect(self._place, writes=True)
             self._syncing = None
         return self._db

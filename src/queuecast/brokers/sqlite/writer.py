@@ -25,7 +25,8 @@ from .duties import Duties
 from .ledger import NEXT_DUE, Ledger
 from .operations import Claim, Depart, Duty, Operation, Want, load_for
 from .peers import Change, Peers, encode
-from .place import Place
+from .place import DatabaseGoneError, Place
+from .room import Room
 from .store import Store
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ OPEN_SECONDS: Final = 10.0
 
 MAX_BATCH: Final = 2_000
 """Operations in one transaction, so that other processes get their turn; the rest waits for the next."""
+
+LOOK_SECONDS: Final = 1.0
+"""How often a busy writer makes sure that its database is still where it was; one at rest does so with its duties."""
 
 FIRST_PAUSE: Final = 0.05
 MAX_PAUSE: Final = 2.0
@@ -100,6 +104,8 @@ class Writer:
         """What a worker handed over and could not be written yet."""
         self._pause = 0.0
         self._paused_until = 0.0
+        self._look_at = 0.0
+        self._room = Room(place.file)
         self._failure = ""
         """Why the thread cannot go on."""
         self._readers: list[sqlite3.Connection] = []
@@ -130,7 +136,8 @@ class Writer:
 
     def _give_up(self, error: Exception) -> None:
         """The thread cannot go on, and waits until nothing of what it has is used here any more."""
-        self._failure = reason = f"the thread that writes to {self._place.file} has ended: {error!r}"
+        reason = f"the thread that writes to {self._place.file} has ended: {error!r}"
+        self._failure = reason = str(error) if isinstance(error, DatabaseGoneError) else reason
         self._lost(reason)
         self._tell(Outcome([(operation, OutcomeUnknown(reason)) for operation in self._kept]))
         self.desk.refuse(reason)
@@ -150,7 +157,10 @@ class Writer:
                     self._round()
                 self._transact([Depart(self._token)], set())
         except Exception as error:
-            logger.exception("the thread that writes to %s has ended", self._place.file)
+            if isinstance(error, DatabaseGoneError):
+                logger.critical("%s", error)
+            else:
+                logger.exception("the thread that writes to %s has ended", self._place.file)
             self._in_loop(self._give_up, error)
             self.desk.closing.wait()
         finally:
@@ -189,6 +199,9 @@ class Writer:
 
     def _round(self) -> None:
         """One transaction, if there is anything to write."""
+        if self._look_at <= time.monotonic():
+            self._store.look()
+            self._look_at = time.monotonic() + LOOK_SECONDS
         if self.desk.greeted:
             self.desk.greeted = False
             self._duties.lost_peer |= self.peers.scan()
@@ -221,6 +234,8 @@ class Writer:
                     self.peers.bury()
                 durable = any(operation.durable for operation in (*duties, *taken))
                 batch = self._store.write(lambda db: self._make(db, duties, taken, looks), durable=durable)
+        except DatabaseGoneError:
+            raise
         except BrokerError as error:
             self._failed(taken, error)
         except Exception as error:
@@ -260,6 +275,8 @@ class Writer:
         outcome = batch.outcome
         outcome.lost_peer = self._duties.lost_peer
         outcome.held = self._duties.done(batch.duties, batch.ledger)
+        if outcome.grown:
+            self._room.grew(time.monotonic())
         changed = batch.left.union(outcome.grown)
         # The others first: once our own event loop is awake it wants this thread's processor.
         try:
@@ -275,6 +292,8 @@ class Writer:
         Not `again` after a defect, which would fail whatever shares its transaction; but a consumer is never forgotten.
         """
         now = time.monotonic()
+        self._look_at = now
+        self._room.failed(error, now)
         self._pause = min(MAX_PAUSE, self._pause * 2 or FIRST_PAUSE)
         self._paused_until = now + self._pause
         lasting = [each for each in taken if each.lasting and (again or each.patience == inf)]
