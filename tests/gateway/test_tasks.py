@@ -75,7 +75,7 @@ async def test_prefer_wait_answers_202_when_the_result_does_not_come_in_time(qc)
 
 async def test_a_202_after_a_wait_tells_what_the_task_is_by_then(qc, monkeypatch):
     async def until_it_runs(self, queue, id):
-        while (await self.projection.status(queue, id)).state != "running":
+        while (await self.broker.status(queue, id)).state != "running":
             await asyncio.sleep(0.001)
         raise TimeoutError
 
