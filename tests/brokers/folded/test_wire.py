@@ -1,4 +1,4 @@
-"""A task on the wire: what we write we read again, and what foreign programs write is taken as far as it means anything."""
+"""A task on the wire: what we write we read again; what others write is taken as far as it means anything."""
 
 import msgspec
 import pytest
