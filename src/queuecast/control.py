@@ -30,6 +30,15 @@ class TaskEnded(Struct, frozen=True, tag_field="type", tag="ended"):
     time: float
 
 
+class LeaseRenewed(Struct, frozen=True, tag_field="type", tag="lease"):
+    """Whoever runs this task lives: a copy of an older number is of no use. Written where deliveries cannot be held."""
+
+    queue: str
+    id: str
+    run: str
+    number: int
+
+
 class HandlerInfo(Struct, frozen=True):
     """A handler as its worker announces it: what a submitter who does not choose gets, and the arguments' JSON Schema.
 
@@ -61,7 +70,7 @@ class WorkerLeft(Struct, frozen=True, tag_field="type", tag="worker-left"):
 CLOCK_SLACK: Final = 60.0
 """Seconds by which the clocks of who submits a task and who ends it may differ."""
 
-Control: TypeAlias = CancelRequested | TaskEnded | WorkerAnnounced | WorkerLeft
+Control: TypeAlias = CancelRequested | TaskEnded | LeaseRenewed | WorkerAnnounced | WorkerLeft
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Control).decode

@@ -15,7 +15,7 @@ from ...task import Task
 from .control import ControlLog
 from .driver import Handed, Parcel
 from .projection import Projection
-from .wire import Unpacked, Unusable, answer_to, id_of, unpack, with_fresh_id
+from .wire import LeaseMark, Unpacked, Unusable, answer_to, id_of, unpack, with_fresh_id
 from .writing import Writing
 
 EXPIRED = ErrorInfo("expired", "the task was not begun before its expires_at")
@@ -65,20 +65,20 @@ class Admission:
             await self._writing.driver.put([Parcel(queue, with_fresh_id(message, now))])
             return None
         try:
-            task, attempt = unpack(queue, id, message, now)
+            unpacked = unpack(queue, id, message, now)
         except Unusable as flaw:
             error = ErrorInfo(flaw.type, str(flaw))
             await self._writing.dead.bury_message(queue, id, message, error)
             await self._tell(_end_of_nothing(queue, id, now, error))
             return None
-        return await self._consider(Unpacked(task, attempt), handed.again, now)
+        return await self._consider(unpacked, handed.again, now)
 
     async def _consider(self, unpacked: Unpacked, again: bool, now: float) -> Admitted | None:
-        task, attempt = unpacked
+        task, attempt, lease = unpacked
         if self._control.ended(task):
             return None
         record = None
-        if again:
+        if again or lease is not None:
             projection = await self._projection(task.queue)
             record = await projection.record(task.id)
             if record is not None and record.final:
@@ -86,12 +86,18 @@ class Admission:
                 return None
             if record is not None and record.attempt > attempt:
                 return None  # The copy of its retry is on its way, or running already.
+            if lease is not None and record is not None and self._lives_on(task, lease, record):
+                return None
         begun = attempt > 1 or (record is not None and record.run is not None)
         if not begun and is_expired(task, now):
             await self._writing.dead.bury(task, EXPIRED)
             await self._tell(ended(task, "failed", now, attempt=attempt, error=EXPIRED))
             return None
         return Admitted(task, attempt, record)
+
+    def _lives_on(self, task: Task, lease: LeaseMark, record: Record) -> bool:
+        """Whether nobody needs the copy that this lease was written on: its run has ended, or goes on."""
+        return record.run != lease.run or record.state != "running" or self._control.has_newer(task, lease)
 
     async def _answer_again(self, task: Task, projection: Projection) -> None:
         """Its worker may have died between the result and the answer."""

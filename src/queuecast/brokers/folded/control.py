@@ -10,12 +10,13 @@ from contextlib import aclosing
 from math import inf
 from typing import Final
 
-from ...control import CLOCK_SLACK, TaskEnded, decode_control
+from ...control import CLOCK_SLACK, LeaseRenewed, TaskEnded, decode_control
 from ...cursor import beginning, cursor_at
 from ...errors import BrokerError, BrokerUnavailable, ResetRequired
 from ...task import Task
 from ..base import CONTROL, Bounds, Entry
 from .driver import Driver, Page
+from .wire import LeaseMark
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class ControlLog:
         self._own = 0
         self._end = 0
         self._ended: dict[tuple[str, str], float] = {}
+        self._leases: dict[tuple[str, str], LeaseMark] = {}
         self._epoch = 0
         """Counts the logs that were here one after the other; a reader belongs to one of them."""
         self._changed = asyncio.Event()
@@ -80,6 +82,11 @@ class ControlLog:
     def ended(self, task: Task) -> bool:
         """Whether this very task ended before anybody ran it; its id may have been another's, by an idempotency key."""
         return self._ended.get((task.queue, task.id), -inf) >= task.submitted_at - CLOCK_SLACK
+
+    def has_newer(self, task: Task, mark: LeaseMark) -> bool:
+        """Whether the lease of this run has been renewed since."""
+        newest = self._leases.get((task.queue, task.id))
+        return newest is not None and newest.run == mark.run and newest.number > mark.number
 
     # As a log
 
@@ -138,6 +145,8 @@ class ControlLog:
             message = decode_control(entry.body)
             if isinstance(message, TaskEnded):
                 self._ended[message.queue, message.id] = message.time
+            elif isinstance(message, LeaseRenewed):
+                self._leases[message.queue, message.id] = LeaseMark(message.run, message.number)
         if page.entries:
             self._kept += page.entries
             self._at = cursor_at(None, *page.entries[-1])
@@ -145,8 +154,9 @@ class ControlLog:
         if surplus > 0:
             self._before = self._kept[surplus - 1].offset
             del self._kept[:surplus]
-        while len(self._ended) > MAX_KEPT:
-            del self._ended[next(iter(self._ended))]
+        for table in (self._ended, self._leases):
+            while len(table) > MAX_KEPT:
+                del table[next(iter(table))]
         self._wake()
 
     def _forget(self) -> None:

@@ -31,6 +31,9 @@ OWNER: Final = "qc-owner"
 REQUEUED_FROM: Final = "qc-requeued-from"
 TRACEPARENT: Final = "traceparent"
 
+LEASE: Final = "qc-lease"
+"""On the copy of a task that somebody was running when it was written (see `lease`): `run.number`."""
+
 ERROR: Final = "error"
 """In an answer: the task has failed, the body says why."""
 
@@ -59,9 +62,20 @@ class Unusable(QueuecastError):
         self.type = type
 
 
+class LeaseMark(NamedTuple):
+    """Which renewal of which run's lease a copy belongs to."""
+
+    run: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.run}.{self.number}"
+
+
 class Unpacked(NamedTuple):
     task: Task
     attempt: int
+    lease: LeaseMark | None = None
 
 
 def pack(task: Task, attempt: int = 1, *, replies: str | None = None) -> Message:
@@ -134,7 +148,12 @@ def unpack(queue: str, id: str, message: Message, now: float) -> Unpacked:
         traceparent=_word(headers.get(TRACEPARENT)),
         requeued_from=_word(headers.get(REQUEUED_FROM)),
     )
-    return Unpacked(task, max(1, _count(headers.get(ATTEMPT), MAX_RETRIES + 1)))
+    return Unpacked(task, max(1, _count(headers.get(ATTEMPT), MAX_RETRIES + 1)), _mark(headers.get(LEASE)))
+
+
+def _mark(value: Any) -> LeaseMark | None:
+    run, _, number = value.partition(".") if isinstance(value, str) else ("", "", "")
+    return LeaseMark(run, int(number)) if run and number.isascii() and number.isdecimal() else None
 
 
 def _number(value: Any) -> float | None:
