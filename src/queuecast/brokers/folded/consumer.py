@@ -1,25 +1,20 @@
-"""A worker's side: what it takes from a server's queue, and how it settles that."""
+"""What a worker takes from a server's queue."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
-from ...codec import encode_event
-from ...errors import BrokerError, BrokerUnavailable, QueuecastError
-from ...event import ErrorInfo, Event, ResultEvent, ended
-from ...lifecycle import Record, apply
+from ...errors import BrokerError
 from ..base import Consumer, Delivery, OnLost
-from .admission import EXPIRED, Admission, Admitted, is_expired
-from .driver import Handed, Intake, Parcel
-from .lease import HAND_OVER, Lease
-from .wire import answer_to, pack
+from .admission import Admission, Admitted
+from .delivery import FoldedDelivery
+from .driver import Handed, Intake
 from .writing import Writing
 
 logger = logging.getLogger(__name__)
@@ -55,6 +50,7 @@ class FoldedConsumer(Consumer):
         self._intake: Intake | None = None
         self._unsettled: Counter[Intake] = Counter()
         self._held: set[FoldedDelivery] = set()
+        self._closing: set[asyncio.Future[None]] = set()
         self._room = asyncio.Event()
         self._leasing: asyncio.Task[None] | None = None
         self._stopped = False
@@ -111,8 +107,13 @@ class FoldedConsumer(Consumer):
     def _let_go_of(self, intake: Intake) -> None:
         self._unsettled[intake] -= 1
         if not self._unsettled[intake] and intake is not self._intake:
-            del self._unsettled[intake]
-            asyncio.ensure_future(intake.aclose())
+            self._close(intake)
+
+    def _close(self, intake: Intake) -> None:
+        del self._unsettled[intake]
+        closing = asyncio.ensure_future(intake.aclose())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     # Tasks of hours
 
@@ -138,8 +139,7 @@ class FoldedConsumer(Consumer):
         if intake is not None:
             intake.stop()
             if not self._unsettled[intake]:
-                del self._unsettled[intake]
-                asyncio.ensure_future(intake.aclose())
+                self._close(intake)
         self._room.set()
 
     # Ending
@@ -180,167 +180,4 @@ class FoldedConsumer(Consumer):
         for intake in intakes:
             with suppress(BrokerError):
                 await intake.aclose()
-
-
-class FoldedDelivery(Delivery):
-    """Folds its own run, so that a result which every reader would refuse does not settle it."""
-
-    def __init__(
-        self,
-        writing: Writing,
-        handed: Handed,
-        admitted: Admitted,
-        settled: Callable[[FoldedDelivery], None],
-    ) -> None:
-        self.task = admitted.task
-        self.attempt = admitted.attempt
-        self.suspect = admitted.suspect
-        self.losses = admitted.losses
-        self.gone = False
-        """It was given back, or its connection is lost: the server hands it to others."""
-        self.lease: Lease | None = None
-        """Once it has been handed over."""
-        self._writing = writing
-        self._taken_at = time.monotonic()
-        self._handed = handed
-        self._settled = settled
-        self._record: Record | None = None
-        """Of this delivery's run alone."""
-
-    def __repr__(self) -> str:
-        return f"<FoldedDelivery of {self.task.queue}.{self.task.name} {self.task.id}>"
-
-    async def begin(self, event: Event) -> Awaitable[object]:
-        begun = self.append(event)
-        await self._writing.driver.flushed()
-        return begun
-
-    def append(self, *events: Event) -> Awaitable[object]:
-        return self._written(events)
-
-    def ack(self, *events: Event) -> Awaitable[object]:
-        return self._do(self._end(events, self._written(events)))
-
-    def retry(self, delay: float, *events: Event) -> Awaitable[object]:
-        return self._do(self._again(self.attempt + 1, delay, events))
-
-    def reject(self, reason: str, *events: Event) -> Awaitable[object]:
-        return self._do(self._reject(reason, events))
-
-    def release(self, *events: Event) -> Awaitable[object]:
-        if self.lease is not None:
-            return self._do(self._again(self.attempt, 0.0, events))
-        return self._do(self._release(self._written(events)))
-
-    @property
-    def is_long(self) -> bool:
-        """It is time to hand it over."""
-        return self.lease is None and self._record is not None and time.monotonic() >= self._taken_at + HAND_OVER
-
-    async def hand_over(self) -> None:
-        """Settle it behind a lease; see `lease`. Raises `BrokerError`."""
-        run = self._record.run if self._record is not None else None
-        assert run is not None, "only what runs is long"
-        lease = Lease(self._writing, self.task, self.attempt, run)
-        await lease.renew()
-        self.lease = lease
-        self._handed.settle()
-
-    # The orders of writes: what must be durable, then the settling
-
-    async def _end(self, events: Sequence[Event], written: Awaitable[object]) -> None:
-        await written
-        last = events[-1] if events else None
-        if isinstance(last, ResultEvent) and self._is_over(last):
-            await self._answer(last)
-            self._settle(self._handed.settle)
-        else:
-            # It ended nothing, so the task is delivered again rather than stuck.
-            self._settle(self._handed.give_back)
-
-    async def _again(self, attempt: int, delay: float, events: Sequence[Event]) -> None:
-        """By a copy, which is durable before the log says so."""
-        bodies = _encoded(events)
-        if self.gone:
-            raise BrokerUnavailable("this delivery was handed to somebody else: what comes after it is theirs")
-        await self._writing.driver.put([Parcel(self.task.queue, pack(self.task, attempt), delay)])
-        self._fold(events)
-        await self._writing.append(self.task.queue, bodies)
-        self._settle(self._handed.settle)
-
-    async def _reject(self, reason: str, events: Sequence[Event]) -> None:
-        bodies = _encoded(events)
-        last = events[-1] if events else None
-        error = last.error if isinstance(last, ResultEvent) and last.error else ErrorInfo(reason)
-        await self._writing.dead.bury(self.task, error)
-        self._fold(events)
-        await self._writing.append(self.task.queue, bodies)
-        if isinstance(last, ResultEvent):
-            await self._answer(last)
-        self._settle(self._handed.settle)
-
-    async def _release(self, written: Awaitable[object]) -> None:
-        await written
-        now = time.time()
-        if self._record is None and self.attempt == 1 and is_expired(self.task, now):
-            await self._writing.dead.bury(self.task, EXPIRED)
-            await self._written([ended(self.task, "failed", now, error=EXPIRED)])
-            self._settle(self._handed.settle)
-        else:
-            self._settle(self._handed.give_back)
-
-    # Its steps
-
-    def _written(self, events: Sequence[Event]) -> Awaitable[object]:
-        """On its way when this returns, durable when it is awaited."""
-        try:
-            bodies = _encoded(events)
-            self._fold(events)
-            return self._writing.append(self.task.queue, bodies) if bodies else _done()
-        except QueuecastError as error:
-            return _failed(error)
-
-    def _fold(self, events: Sequence[Event]) -> None:
-        for event in events:
-            if event.run is not None:
-                self._record = apply(self._record, event) or self._record
-
-    def _is_over(self, last: ResultEvent) -> bool:
-        return last.run is None or (self._record is not None and self._record.final)
-
-    async def _answer(self, ending: ResultEvent) -> None:
-        """To a foreign producer, who asked for it by `reply_to`."""
-        if self.task.reply_to:
-            await self._writing.driver.reply(self.task.reply_to, answer_to(self.task, ending))
-
-    def _settle(self, verb: Callable[[], None]) -> None:
-        verb()
-        self._settled(self)
-
-    def _do(self, steps: Coroutine[Any, Any, None]) -> Awaitable[object]:
-        task = asyncio.ensure_future(steps)
-        task.add_done_callback(_seen)
-        return task
-
-
-def _encoded(events: Sequence[Event]) -> list[bytes]:
-    """Raises `TooLarge`, before anything is written."""
-    return [encode_event(event) for event in events]
-
-
-def _done() -> Awaitable[object]:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    future.set_result(None)
-    return future
-
-
-def _failed(error: Exception) -> Awaitable[object]:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    future.set_exception(error)
-    future.exception()  # looked at, so that nobody calls it unseen where it is never awaited
-    return future
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()
+        await asyncio.gather(*self._closing, return_exceptions=True)
