@@ -1,0 +1,48 @@
+"""The RabbitMQ broker keeps the contract, on the version that Debian 12 has and on 4.x."""
+
+import pytest
+from servers.found import need_rabbitmq, need_rabbitmq_4
+from servers.clean import cleaned
+
+from queuecast.brokers import Broker, Retention, make_broker
+
+from .contract import Backend, BrokerContract
+from .making import QUEUE
+from .steps import OTHER
+
+HEARTBEAT = 2
+"""Seconds: a process that stands still is given up after two of them."""
+
+
+class OnRabbitMQ(BrokerContract):
+    @pytest.fixture
+    def url(self, server, tmp_path):
+        return f"{cleaned(server, [QUEUE, OTHER])}?heartbeat={HEARTBEAT}&state={tmp_path}/state"
+
+    @pytest.fixture
+    def backend(self, url):
+        return Backend(url)
+
+    @pytest.fixture
+    def open_broker(self, url, cleanup):
+        async def open_broker(retention: Retention = Retention()) -> Broker:  # noqa: B008 - immutable
+            broker = make_broker(f"{url}&retain_days={retention.age / 86_400}&retain_mb={retention.size / 1e6}")
+            await broker.open()
+            cleanup.push_async_callback(broker.close)
+            return broker
+
+        return open_broker
+
+
+@pytest.mark.xdist_group("rabbitmq")
+class TestRabbitMQ(OnRabbitMQ):
+    @pytest.fixture
+    def server(self):
+        return need_rabbitmq()
+
+
+@pytest.mark.xdist_group("rabbitmq-4")
+class TestRabbitMQ4(OnRabbitMQ):
+    @pytest.fixture
+    def server(self):
+        return need_rabbitmq_4()
