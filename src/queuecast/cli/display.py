@@ -16,6 +16,9 @@ CONTROL_CHARACTERS: Final = {code: f"\\x{code:02x}" for code in (*range(9), *ran
 """All but TAB and LF, as escapes: a task's text must not move the cursor or set the clipboard of who looks at it."""
 
 
+EXACT: Final = 1e15
+"""A number below this is shown with all its digits; beyond it, a float does not know them all itself."""
+
 _AS_JSON: Final = {code: f"\\u{code:04x}" for code in range(127, 160)}
 
 
@@ -96,8 +99,13 @@ def state_in_words(event: TaskEvent) -> str:
 
 
 def progress_in_words(progress: Progress) -> str:
-    share = f"{progress.current:g}" if progress.total is None else f"{progress.current:g}/{progress.total:g}"
+    share = "/".join(_number(part) for part in (progress.current, progress.total) if part is not None)
     return f"{share} {progress.note}".rstrip()
+
+
+def _number(value: float) -> str:
+    """What is counted, such as bytes, with all its digits."""
+    return f"{value:.0f}" if abs(value) < EXACT and value == int(value) else f"{value:g}"
 
 
 class Show(Protocol):
