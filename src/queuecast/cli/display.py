@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from ..event import Event, OutputEvent, Progress, TaskEvent
+from .exits import CommandError, Exit
 
 CONTROL_CHARACTERS: Final = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 """All but TAB and LF, as escapes: a task's text must not move the cursor or set the clipboard of who looks at it."""
@@ -37,8 +39,15 @@ def say(text: str) -> None:
 
 
 def emit(text: str) -> None:
-    """One line of data, at once."""
-    print(text, flush=True)
+    """One line of data, at once. Raises `CommandError` where it cannot be written; a closed pipe just ends it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # Or else the interpreter tries again when it ends, and has the last word.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise CommandError(f"what was asked for cannot be written: {error.strerror}", Exit.USAGE) from error
 
 
 def as_json(value: Any) -> str:
