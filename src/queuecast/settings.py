@@ -28,7 +28,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     broker: str | None = None
     """None leaves it to the program, and a program that names none to a SQLite file in the working directory."""
-    host: str = "127.0.0.1"
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65_535)] = 8765
     insecure: bool = False
     queue: tuple[str, ...] = ()

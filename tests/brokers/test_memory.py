@@ -58,6 +58,7 @@ def test_a_url_tells_the_retention():
         "retain_hours=1",
         "sync=full",
         "retain_mb=inf",
+        "retain_mb=1e18",
         "retain_days=nan",
     ],
 )

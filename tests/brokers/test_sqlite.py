@@ -135,6 +135,23 @@ class TestOpening:
         monkeypatch.setattr(place, "mounts", lambda: [("/", "ext4"), (str(path), "ext4")])
         assert "mount its folder" in await self.refused(path)
 
+    @pytest.mark.parametrize("url", ["sqlite:", "sqlite:work.db", "sqlite://work.db", "sqlite:////", "sqlite:///a\0b"])
+    async def test_a_url_without_a_file_is_refused(self, url):
+        with pytest.raises(ConfigurationError, match="names no file"):
+            make_broker(url)
+
+    @pytest.mark.parametrize("url", ["sqlite:////dev/null", f"sqlite:///{'x' * 300}"])
+    async def test_what_can_be_no_file_is_refused(self, url):
+        with pytest.raises(ConfigurationError):
+            await make_broker(url).open()
+
+    async def test_a_path_is_taken_as_it_stands(self, path, cleanup):
+        odd = path.with_name("my #1 50% file.db")
+        broker = make_broker(f"sqlite:///{odd}?sync=normal")
+        await broker.open()
+        cleanup.push_async_callback(broker.close)
+        assert odd.exists()
+
     async def test_a_wrong_sync_is_refused(self):
         with pytest.raises(ConfigurationError, match="full or normal"):
             make_broker("sqlite:///work.db?sync=fast")

@@ -3,10 +3,12 @@
 import json
 import re
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from .making import cli, free_port, shop_running, started, url_of
+from .making import cli, command, environment, free_port, shop_running, started, url_of
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,9 @@ def test_dead_letters_are_listed_and_submitted_again(ask):
         (["submit", "reports", "render", "--args", "[7]"], 2, "--args is no JSON object"),
         (["submit", "reports", "render", "--option", "dely=1"], 2, "dely"),
         (["submit", "reports"], 2, "NAME"),
+        (["submit", "reports", "render", "--timeout", "3"], 2, "--option timeout=SECONDS"),
+        (["submit", "reports", "fail", "--arg", "reason=\udcff"], 2, "is not UTF-8"),
+        (["tasks", "report\udcff"], 2, "is not UTF-8"),
         (["watch", "report"], 5, "did you mean 'reports'?"),
         (["watch", "reports", "--task", "nobody"], 5, "there is no task 'nobody'"),
         (["tasks", "reports", "nobody"], 5, "there is no task 'nobody'"),
@@ -164,6 +169,28 @@ def test_a_mistake_is_told_without_a_traceback(ask, arguments, code, words):
     assert (answer.returncode, answer.stdout) == (code, "")
     assert words in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_arguments_from_stdin_that_are_no_text_are_refused(shop):
+    folder, url = shop
+    argv = command("submit", "reports", "render", "--args", "-", "--url", url)
+    answer = subprocess.run(argv, cwd=folder, env=environment(), input=b'{"\xff": 1}', capture_output=True, check=False)
+    assert (answer.returncode, answer.stdout) == (2, b"")
+    assert b"--args is no JSON object" in answer.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_what_cannot_be_written_is_told_without_a_traceback(shop):
+    folder, url = shop
+    with open("/dev/full", "w") as full:
+        argv = command("queues", "--url", url)
+        answer = subprocess.run(
+            argv, cwd=folder, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (answer.returncode, answer.stderr) == (
+        2,
+        "error: what was asked for cannot be written: No space left on device\n",
+    )
 
 
 def test_what_has_ended_is_neither_cancelled_nor_requeued(ask):
@@ -189,6 +216,6 @@ def test_unknown_settings_are_refused(tmp_path):
 
 def test_version_and_help(tmp_path):
     assert cli("--version", folder=tmp_path).stdout.startswith("queuecast 0.")
-    for command in ([], ["submit"], ["watch"]):
-        help = " ".join(cli(*command, "--help", folder=tmp_path).stdout.split())
+    for words in ([], ["submit"], ["watch"]):
+        help = " ".join(cli(*words, "--help", folder=tmp_path).stdout.split())
         assert "Exit codes: 0 succeeded, 1 the task failed" in help

@@ -2,7 +2,9 @@
 
 import json
 
-from queuecast.cli.display import as_json, columns, in_words, plain
+import pytest
+
+from queuecast.cli.display import as_json, columns, in_words, plain, progress_in_words
 from queuecast.event import ErrorInfo, OutputEvent, Progress, ResultEvent, TaskEvent, TaskInfo
 
 
@@ -20,6 +22,19 @@ def test_json_stays_json():
 def test_columns_are_aligned_and_numbers_stand_to_the_right():
     assert list(columns(["NAME", "N"], [["a", 5], ["long", 12]])) == ["NAME   N", "a      5", "long  12"]
     assert list(columns(["NAME"], [])) == ["NAME"]
+
+
+@pytest.mark.parametrize(
+    ("progress", "words"),
+    [
+        (Progress(119_853_001, 119_853_442, "bytes"), "119853001/119853442 bytes"),
+        (Progress(2.5, 9), "2.5/9"),
+        (Progress(0.1 + 0.2), "0.3"),
+        (Progress(1e300), "1e+300"),
+    ],
+)
+def test_progress_has_all_its_digits(progress, words):
+    assert progress_in_words(progress) == words
 
 
 def test_each_kind_of_event_is_one_line():

@@ -45,6 +45,7 @@ def test_what_our_processes_hand_to_each_other_is_no_mistake(tmp_path, name):
         ({}, {"QUEUECAST_PORT": "70000"}, "", ["QUEUECAST_PORT = '70000'", "<= 65535"]),
         ({"port": 0}, {}, "", ["--port = 0", ">= 1"]),
         ({"log_level": "loud"}, {}, "", ["--log-level = 'loud'"]),
+        ({}, {}, 'host = ""', ["host = ''", "length >= 1"]),
         ({}, {}, "port = ", ["queuecast.toml cannot be read"]),
     ],
 )

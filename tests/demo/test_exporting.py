@@ -52,6 +52,12 @@ def test_a_second_run_writes_the_same_file(orders, tmp_path):
         assert database.execute("SELECT count(*) FROM rows").fetchone() == (3,)
 
 
+def test_what_is_no_number_in_json_is_no_total(tmp_path):
+    source = tmp_path / "measured.csv"
+    source.write_text("a,b,c,d\n1,nan,inf,1e308\n2,3,1,1e308\n")
+    assert export(source, tmp_path / "x.jsonl", "jsonl", Filter(), quiet).totals == {"a": 3.0}
+
+
 def test_nothing_is_left_of_an_export_that_was_stopped(tmp_path):
     source = tmp_path / "long.csv"
     source.write_text("a\n" + "1\n" * 2 * ROWS_PER_REPORT)

@@ -1,6 +1,7 @@
 """The demo's own routes: what they answer, and whom they refuse."""
 
 import json
+import os
 import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
@@ -97,3 +98,14 @@ def test_files_are_only_ever_saved(site):
 @pytest.mark.parametrize("path", ["../demo.db", "%2e%2e/demo.db", "..%2fdemo.db", "/etc/passwd", "missing.txt"])
 def test_no_file_outside_the_files_is_given_out(site, path):
     assert ask(site, f"/demo/files/{path}")[0] == 404
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_read_aloud(site, tmp_path, make):
+    """Opening a pipe waits for whoever writes to it, and all other tasks of the worker with it."""
+    make(path := tmp_path / "odd")
+    body = json.dumps({"name": "speak", "args": {"path": str(path)}}).encode()
+    headers = {"content_type": "application/json", "prefer": "wait=10"}
+    status, _, answer = ask(site, "/queues/stream/tasks", method="POST", body=body, **headers)
+    assert status == 200
+    assert json.loads(answer)["error"] == {"type": "ValueError", "message": f"{path} is no file"}

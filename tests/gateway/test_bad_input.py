@@ -187,7 +187,8 @@ async def test_what_is_not_dead_is_not_requeued(qc):
 
 
 @pytest.mark.parametrize(
-    "query", ["state=done", "limit=0", "limit=-1", "limit=1e9", "limit=x", "owner=bob", "before=nobody"]
+    "query",
+    ["state=done", "limit=0", "limit=-1", "limit=1e9", f"limit={'9' * 5_000}", "limit=x", "owner=bob", "before=nobody"],
 )
 async def test_a_bad_parameter_of_a_list_is_refused(qc, query):
     async with qc.running():

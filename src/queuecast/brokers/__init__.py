@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from math import inf
+from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from ..errors import ConfigurationError
 from .base import CONTROL, Broker, Consumer, Delivery, External, Retention
+
+MOST_BYTES: Final = 1e18
+"""What no log ever takes, and backends can still count. More is refused as if it were infinite."""
 
 __all__ = ["CONTROL", "Broker", "Consumer", "Delivery", "External", "Retention", "make_broker"]
 
@@ -30,7 +34,7 @@ def make_broker(url: str) -> Broker:
 
         sync = settings.pop("sync", "full")
         _refuse_unknown(url, settings)
-        return SQLiteBroker(url, retention, path=_path(url, parts.path, parts.netloc), sync=sync)
+        return SQLiteBroker(url, retention, path=_path(url), sync=sync)
     if parts.scheme in ("amqp", "amqps"):
         return _rabbitmq(url, settings, retention)
     raise ConfigurationError(f"no broker for {url!r}: use sqlite:///work.db, amqp://host or memory://")
@@ -49,10 +53,12 @@ def _rabbitmq(url: str, settings: dict[str, str], retention: Retention) -> Broke
     return FoldedBroker(url, retention, driver, lambda: table_for(url, state))
 
 
-def _path(url: str, path: str, netloc: str) -> str:
-    if netloc or len(path) < 2:
+def _path(url: str) -> str:
+    """As it stands there: nothing in it is escaped, and only a question mark ends it."""
+    before, slashes, path = url.partition("?")[0].partition(":///")
+    if ":" in before or not slashes or not path.strip("/") or "\0" in path:
         raise ConfigurationError(f"{url!r} names no file: write sqlite:///work.db, or sqlite:////var/lib/work.db")
-    return path[1:]
+    return path
 
 
 def _retention(settings: dict[str, str]) -> Retention:
@@ -62,7 +68,7 @@ def _retention(settings: dict[str, str]) -> Retention:
         size = float(settings.pop("retain_mb", kept.size / 1_000_000)) * 1_000_000
     except ValueError as error:
         raise ConfigurationError(f"retain_days and retain_mb are numbers: {error}") from error
-    if not (0 < age < inf and 0 < size < inf):
+    if not (0 < age < inf and 0 < size < MOST_BYTES):
         raise ConfigurationError("retain_days and retain_mb must be over 0, and finite")
     return Retention(age, int(size))
 

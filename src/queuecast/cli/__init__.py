@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ..errors import QueuecastError
+from ..errors import ConfigurationError, QueuecastError
 
 
 def main() -> None:
@@ -14,7 +14,15 @@ def main() -> None:
     from .exits import exit_of
 
     try:
+        _refuse_undecodable(sys.argv[1:])
         commands(prog_name="queuecast")
     except QueuecastError as error:
         say(f"error: {error}")
         sys.exit(exit_of(error))
+
+
+def _refuse_undecodable(arguments: list[str]) -> None:
+    """Python keeps bytes that are no text as lone surrogates, which neither JSON nor a URL can carry."""
+    for argument in arguments:
+        if not argument.isascii() and argument != argument.encode("utf-8", "replace").decode():
+            raise ConfigurationError(f"{argument!r} is not UTF-8")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 from typer import Argument, Option
 
+from ..errors import ConfigurationError
 from .exits import EXITS_IN_WORDS
 
 if TYPE_CHECKING:
@@ -215,6 +216,8 @@ def submit(
     from .follow import follow_task
     from .http import Gateway
 
+    if timeout is not None and not watch:
+        raise ConfigurationError("--timeout ends --watch; a task's own is --option timeout=SECONDS")
     submission = data.submission(name, arg or [], args, option or [])
     gateway = Gateway(_settings(url=url).url)
     accepted = data.submit(gateway, queue, submission, json=json, watch=watch)

@@ -29,8 +29,9 @@ def _object(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        value: dict[str, Any] = msgspec.json.decode(sys.stdin.read() if text == "-" else text, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+        given = sys.stdin.buffer.read() if text == "-" else text
+        value: dict[str, Any] = msgspec.json.decode(given, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"--args is no JSON object such as '{{\"id\": 7}}': {error}") from error
     return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,10 +12,14 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from ..event import Event, OutputEvent, Progress, TaskEvent
+from .exits import CommandError, Exit
 
 CONTROL_CHARACTERS: Final = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 """All but TAB and LF, as escapes: a task's text must not move the cursor or set the clipboard of who looks at it."""
 
+
+EXACT: Final = 1e15
+"""A number below this is shown with all its digits; beyond it, a float does not know them all itself."""
 
 _AS_JSON: Final = {code: f"\\u{code:04x}" for code in range(127, 160)}
 
@@ -34,8 +39,15 @@ def say(text: str) -> None:
 
 
 def emit(text: str) -> None:
-    """One line of data, at once."""
-    print(text, flush=True)
+    """One line of data, at once. Raises `CommandError` where it cannot be written; a closed pipe just ends it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # Or else the interpreter tries again when it ends, and has the last word.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise CommandError(f"what was asked for cannot be written: {error.strerror}", Exit.USAGE) from error
 
 
 def as_json(value: Any) -> str:
@@ -96,8 +108,13 @@ def state_in_words(event: TaskEvent) -> str:
 
 
 def progress_in_words(progress: Progress) -> str:
-    share = f"{progress.current:g}" if progress.total is None else f"{progress.current:g}/{progress.total:g}"
+    share = "/".join(_number(part) for part in (progress.current, progress.total) if part is not None)
     return f"{share} {progress.note}".rstrip()
+
+
+def _number(value: float) -> str:
+    """What is counted, such as bytes, with all its digits."""
+    return f"{value:.0f}" if abs(value) < EXACT and value == int(value) else f"{value:g}"
 
 
 class Show(Protocol):

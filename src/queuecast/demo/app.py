@@ -54,7 +54,10 @@ def convert(
 async def speak(text: str = "", path: str = "", pause: Annotated[float, Meta(ge=0, le=5)] = 0.05) -> AsyncIterator[str]:
     """An async generator, as a language model's answer would be: piece by piece, resumed after a reload."""
     if not text.strip():
-        with given(path).open(encoding="utf-8", errors="replace") as file:
+        source = given(path)
+        if not source.is_file():  # a pipe would hold up the whole worker, a folder is no text
+            raise ValueError(f"{source} is no file")
+        with source.open(encoding="utf-8", errors="replace") as file:
             text = file.read(MAX_SPOKEN_CHARS)
     for piece in text.split(" "):
         yield f"{piece} "

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -40,7 +41,7 @@ class Filter:
 
 @dataclass
 class Export:
-    """What was written. `totals` has the columns that hold numbers in every kept row."""
+    """What was written. `totals` has the columns that hold numbers in every kept row, and a sum that is one."""
 
     source: str
     file: str
@@ -82,7 +83,8 @@ def export(source: Path, target: Path, to: Format, kept: Filter, report: Report)
     finally:
         part.unlink(missing_ok=True)
     done.bytes = target.stat().st_size
-    done.totals = {name: round(total, 2) for name, total in done.totals.items()}
+    # A CSV may say NaN and inf, which float() takes for numbers, and JSON does not.
+    done.totals = {name: round(total, 2) for name, total in done.totals.items() if isfinite(total)}
     report(done.rows, done.rows, "rows")
     return done
 

@@ -248,7 +248,8 @@ def _as_state(text: str | None) -> State | None:
 
 def _limit(request: Request) -> int:
     text = request.query_params.get("limit", "100")
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_PAGE):
+    # Only then a number: Python refuses to read one of thousands of digits.
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_NAME_CHARS and 1 <= int(text) <= MAX_PAGE):
         bounds = f"1 to {MAX_PAGE}"
         raise Problem(400, "bad-parameter", f"limit is {bounds}", (Flaw("/limit", bounds),))
     return int(text)

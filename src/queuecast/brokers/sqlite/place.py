@@ -43,9 +43,17 @@ class Place:
 
     def prepare(self) -> None:
         """Make what is missing. Raises `ConfigurationError` where a database can never work."""
+        try:
+            self._prepare()
+        except OSError as error:
+            raise ConfigurationError(f"{self.file} cannot be a database: {error.strerror}") from error
+
+    def _prepare(self) -> None:
         home = self.file.parent
         if self.file.is_dir():
             raise ConfigurationError(f"{self.file} is a folder: name a file in it, such as {self.file / 'work.db'}")
+        if self.file.exists() and not self.file.is_file():
+            raise ConfigurationError(f"{self.file} is a device or a pipe: name a file")
         if not home.is_dir():
             raise ConfigurationError(f"the folder {home} does not exist: create it, or choose another place")
         if not os.access(home, os.W_OK | os.X_OK):
