@@ -86,8 +86,7 @@ class Fanout:
         self._trim()
         self._tell_waiting()
         if not self._passing:
-            self._passing = True
-            self._loop.call_soon(self._pass)
+            self._pass()
 
     def _trim(self) -> None:
         surplus = self.window.surplus()
