@@ -237,7 +237,7 @@ class Fanout:
         sub.cursor = self.window.cursor(sub.index)
         sub.live = False
         if sub.cohort is not None:
-            sub.cohort.subs.discard(sub)
+            del sub.cohort.subs[sub]
             sub.cohort = None
 
     def _step(self, sub: Subscription) -> None:
