@@ -45,6 +45,11 @@ def cursor_at(identity: str | None, offset: int, body: bytes) -> Cursor:
     return Cursor(identity, offset, digest(body))
 
 
+def text_at(identity: str | None, offset: int, body: bytes) -> str:
+    """The text of `cursor_at`, at once: a hub needs it of every event, and nothing else of the cursor."""
+    return f"{identity or NO_IDENTITY}.{offset}.{crc32(body):08x}"
+
+
 def beginning(identity: str | None, offset: int = 0) -> Cursor:
     """A cursor at a place where no event can be compared: before the first one, or an emptied log's end."""
     return Cursor(identity, offset, "0")
@@ -59,8 +64,8 @@ def parse_cursor(text: str) -> Cursor:
     return Cursor(None if identity == NO_IDENTITY else identity, int(offset), check)
 
 
-def format_vector(cursors: Mapping[str, Cursor]) -> str:
-    """The cursor of a stream of several queues: the cursors in the order of the queues' names."""
+def format_vector(cursors: Mapping[str, Cursor | str]) -> str:
+    """The cursor of a stream of several queues: the cursors, or their texts, in the order of the queues' names."""
     names = sorted(cursors)
     return f"v{_set_digest(names)}-" + "-".join(str(cursors[name]) for name in names)
 

@@ -51,10 +51,10 @@ def frame(data: bytes, id: str, event: str | None = None) -> bytes:
 
     Raises ValueError if `id` or `event` contains CR, LF or NUL, or is not encodable as UTF-8.
     """
-    head = f"{_field('id', id)}{_field('event', event)}data: " if event else f"{_field('id', id)}data: "
+    fields = _field("id", id) + _field("event", event) if event else _field("id", id)
     if _LF in data or _CR in data:
         data = _one_line_end(data).replace(b"\n", b"\ndata: ")
-    return b"".join((head.encode(), data, b"\n\n"))
+    return b"%bdata: %b\n\n" % (fields.encode(), data)
 
 
 def id_block(id: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ class Cohort:
     def __init__(self, index: int, now: float) -> None:
         self.index = index
         self.wrote_at = now
-        self.subs: set[Subscription] = set()
+        self.subs: dict[Subscription, Callable[[bytes], object]] = {}
+        """Each with its `write`, so that a pass need not visit thousands of objects to find it."""
 
     def __repr__(self) -> str:
         return f"<Cohort of {len(self.subs)} at {self.index}>"
@@ -29,14 +31,14 @@ class Cohort:
         self.index = index
         self.wrote_at = now
         # A copy, because who cannot take more leaves at once.
-        for sub in tuple(self.subs):
-            sub.write(chunk)
+        for write in tuple(self.subs.values()):
+            write(chunk)
 
     def has_room_for(self, other: Cohort) -> bool:
         return self.index == other.index and len(self.subs) + len(other.subs) <= MAX_MEMBERS
 
     def add(self, sub: Subscription) -> None:
-        self.subs.add(sub)
+        self.subs[sub] = sub.write
         sub.cohort = self
 
     def take(self, other: Cohort) -> None:

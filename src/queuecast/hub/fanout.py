@@ -86,8 +86,7 @@ class Fanout:
         self._trim()
         self._tell_waiting()
         if not self._passing:
-            self._passing = True
-            self._loop.call_soon(self._pass)
+            self._pass()
 
     def _trim(self) -> None:
         surplus = self.window.surplus()
@@ -238,7 +237,7 @@ class Fanout:
         sub.cursor = self.window.cursor(sub.index)
         sub.live = False
         if sub.cohort is not None:
-            sub.cohort.subs.discard(sub)
+            del sub.cohort.subs[sub]
             sub.cohort = None
 
     def _step(self, sub: Subscription) -> None:

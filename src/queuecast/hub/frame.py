@@ -8,23 +8,21 @@ import msgspec
 from msgspec import Struct
 
 from .. import sse
-from ..brokers.base import Entry
-from ..cursor import MAX_CURSOR_CHARS, Cursor, cursor_at
-from .place import Place, text_of
+from ..cursor import MAX_CURSOR_CHARS
 
 NOBODY: Final = ""
 """The task of a frame that concerns nobody: an entry of the log that is no event. It only moves cursors."""
 
 
 class Frame(Struct, frozen=True, gc=False):
-    """`id` is the stream's cursor once the frame has been seen, `cursor` its part for the frame's own queue.
+    """`id` is the stream's cursor once the frame has been seen, `cursor` its part for the frame's own queue, as text.
 
     `task` is None in a control frame, which concerns everybody; `final` marks the task's result.
     """
 
     data: bytes
     queue: str
-    cursor: Cursor
+    cursor: str
     id: str
     task: str | None = None
     owner: str | None = None
@@ -44,15 +42,13 @@ class _Head(Struct, gc=False):
 _head = msgspec.json.Decoder(_Head).decode
 
 
-def event_frame(queue: str, entry: Entry, place: Place, named: bool) -> Frame:
-    """Encode one entry of the log, and move `place` on to it."""
-    cursor = place[queue] = cursor_at(place[queue].identity, entry.offset, entry.body)
-    id = text_of(place)
+def event_frame(queue: str, body: bytes, cursor: str, id: str, named: bool) -> Frame:
+    """Encode one entry of the log."""
     try:
-        head = _head(entry.body)
+        head = _head(body)
     except msgspec.DecodeError:
         return Frame(b"", queue, cursor, id, NOBODY)
-    data = sse.frame(entry.body, id, head.type if named else None)
+    data = sse.frame(body, id, head.type if named else None)
     return Frame(data, queue, cursor, id, head.id, head.owner, head.type == "result")
 
 

@@ -121,10 +121,10 @@ class Replay:
 
     def _take(self, queue: str, entry: Entry) -> None:
         sub = self._sub
+        cursor = self._place[queue] = cursor_at(self._place[queue].identity, entry.offset, entry.body)
         if sub.task is not None and sub.task.encode() not in entry.body:
-            self._place[queue] = cursor_at(self._place[queue].identity, entry.offset, entry.body)
             return
-        frame = event_frame(queue, entry, self._place, self._fanout.window.named)
+        frame = event_frame(queue, entry.body, str(cursor), text_of(self._place), self._fanout.window.named)
         if not frame.concerns(sub.task, sub.owner):
             return
         self._pieces.append(frame.data)

@@ -7,11 +7,11 @@ an index: everything before it has been written to its client.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from ..brokers.base import Entry
-from ..cursor import Cursor
+from ..cursor import Cursor, cursor_at, format_vector, text_at
 from .frame import Frame, event_frame, reset_frame
 from .place import Place, text_of
 
@@ -80,18 +80,25 @@ class Window:
 
     # What comes in, what goes
 
-    def extend(self, queue: str, entries: Iterable[Entry]) -> None:
-        line = self._lines[queue]
-        for entry in entries:
-            line.add(entry.offset, self.end)
-            self._add(event_frame(queue, entry, self.at, self.named))
+    def extend(self, queue: str, entries: Sequence[Entry]) -> None:
+        """At least one entry."""
+        line, identity = self._lines[queue], self.at[queue].identity
+        for offset, body in entries:
+            cursor = text_at(identity, offset, body)
+            line.add(offset, self.end)
+            self._add(event_frame(queue, body, cursor, self._id(queue, cursor), self.named))
+        self.at[queue] = cursor_at(identity, *entries[-1])
+
+    def _id(self, queue: str, cursor: str) -> str:
+        """The SSE id of a stream that has come to this cursor of the queue's log."""
+        return cursor if len(self.at) == 1 else format_vector({**self.at, queue: cursor})
 
     def restart(self, queue: str, reason: str, at: Cursor) -> None:
         """The queue's log is another one from here on: everybody is told, in order, by a frame like any other."""
         asked = text_of(self.at)
         self.at[queue] = at
         id = text_of(self.at)
-        self._add(Frame(reset_frame(reason, asked, id), queue, at, id))
+        self._add(Frame(reset_frame(reason, asked, id), queue, str(at), id))
         self._lines[queue] = _Line(at.offset, self.end)
 
     def _add(self, frame: Frame) -> None:
@@ -165,5 +172,5 @@ class Window:
         line = self._lines[queue]
         at = bisect_left(line.offsets, cursor.offset)
         if at < len(line.offsets) and line.offsets[at] == cursor.offset:
-            return self._frames[line.indexes[at] - self.base].cursor == cursor
+            return self._frames[line.indexes[at] - self.base].cursor == str(cursor)
         return cursor == self.at[queue]
