@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import re
@@ -104,6 +103,8 @@ def new_task_id(now: float | None = None) -> str:
 
 def keyed_task_id(owner: str | None, queue: str, key: str) -> str:
     """A UUIDv8 (RFC 9562 §5.8) of owner, queue and key: any gateway computes the same id for the same key."""
+    import hashlib
+
     material = msgspec.json.encode([owner, queue, key])
     return _uuid(hashlib.sha256(material).digest()[:16], version=8)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import inf
-from urllib.parse import parse_qsl, urlsplit
 
 from ..errors import ConfigurationError
 from .base import CONTROL, Broker, Delivery, Projected, Retention
@@ -17,6 +16,8 @@ def make_broker(url: str) -> Broker:
     `sqlite:///work.db` (a path relative to the working directory; four slashes for an absolute one), `memory://`.
     Query parameters: `retain_days`, `retain_mb` for every backend, `sync=full|normal` for SQLite.
     """
+    from urllib.parse import parse_qsl, urlsplit
+
     parts = urlsplit(url)
     settings = dict(parse_qsl(parts.query, keep_blank_values=True))
     retention = _retention(settings)
