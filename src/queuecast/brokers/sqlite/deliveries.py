@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -24,19 +25,25 @@ class LocalConsumer(Consumer):
         super().__init__(queue)
         self.on_lost = on_lost
         self.left = False
-        self._inbox: asyncio.Queue[SQLiteDelivery | BrokerUnavailable] = asyncio.Queue()
+        self._inbox: deque[SQLiteDelivery] = deque()
+        self._ended: str | None = None
+        self._news = asyncio.Event()
 
     def put(self, delivery: SQLiteDelivery) -> None:
-        self._inbox.put_nowait(delivery)
+        self._inbox.append(delivery)
+        self._news.set()
 
     def end(self, reason: str) -> None:
-        self._inbox.put_nowait(BrokerUnavailable(reason))
+        self._ended = reason
+        self._news.set()
 
     async def next(self) -> SQLiteDelivery:
-        delivery = await self._inbox.get()
-        if isinstance(delivery, BrokerUnavailable):
-            raise delivery
-        return delivery
+        while not self._inbox:
+            if self._ended is not None:
+                raise BrokerUnavailable(self._ended)
+            self._news.clear()
+            await self._news.wait()
+        return self._inbox.popleft()
 
 
 class SQLiteDelivery(Delivery):
