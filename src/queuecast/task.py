@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import accumulate
-from operator import attrgetter
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
@@ -99,7 +98,7 @@ def new_run_id() -> str:
 def new_task_id(now: float | None = None) -> str:
     """A UUIDv7 (RFC 9562 §5.7): sorts by its millisecond of creation."""
     millis = int((time.time() if now is None else now) * 1000)
-    return _uuid(f"{millis:012x}{_random.getrandbits(80):020x}", version=7)
+    return _uuid(millis.to_bytes(6, "big") + _random.randbytes(10), version=7)
 
 
 def keyed_task_id(owner: str | None, queue: str, key: str) -> str:
@@ -107,13 +106,13 @@ def keyed_task_id(owner: str | None, queue: str, key: str) -> str:
     import hashlib
 
     material = msgspec.json.encode([owner, queue, key])
-    return _uuid(hashlib.sha256(material).hexdigest(), version=8)
+    return _uuid(hashlib.sha256(material).digest()[:16], version=8)
 
 
-def _uuid(digits: str, version: int) -> str:
-    """Of the first 32 hex digits."""
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-{version}{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
+def _uuid(raw: bytes, version: int) -> str:
+    digits = raw.hex()
+    variant = "89ab"[raw[8] >> 4 & 3]
+    return f"{digits[:8]}-{digits[8:12]}-{version}{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def same_work(one: Task, other: Task) -> bool:
@@ -190,8 +189,8 @@ def _option_flaws(options: Options, now: float, horizon: float) -> list[Flaw]:
     # Looks only at what was chosen: most tasks choose nothing, and every submit comes through here.
     flaws = [
         Flaw(f"/{field}", complaint)
-        for (field, check), value in zip(_OPTION_CHECKS, _checked_options(options), strict=True)
-        if value is not None and (complaint := check(value, now, horizon))
+        for field, check in _OPTION_CHECKS
+        if (value := getattr(options, field)) is not None and (complaint := check(value, now, horizon))
     ]
     if options.delay is not None and options.not_before is not None:
         flaws.append(Flaw("/delay", "give delay or not_before, not both"))
@@ -242,7 +241,6 @@ _OPTION_CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("correlation_id", _check_word),
     ("traceparent", _check_word),
 )
-_checked_options: Final = attrgetter(*(field for field, _ in _OPTION_CHECKS))
 
 
 def _is_word(text: str) -> bool:
