@@ -42,7 +42,9 @@ MAX_RETRIES: Final = 1_000
 """Retries one task may ask for. More are refused at submit."""
 
 
-class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
+# gc=False: nothing in it can refer back to it, and where thousands wait there is much to look through for garbage.
+# The same holds of options, of events without a user's value, and of what a fold keeps.
+class Task(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What is asked for. Times are POSIX seconds, durations are seconds, `args` is a JSON object as bytes."""
 
     id: str
@@ -61,7 +63,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     requeued_from: str | None = None
 
 
-class Options(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class Options(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """What a submitter may choose for one task, by the names of the HTTP body.
 
     `delay` and `timeout` are seconds; `not_before` and `expires_at` are times with a zone.

@@ -77,7 +77,7 @@ class Line:
     """A task of it was given another time to be delivered."""
 
 
-class Row(msgspec.Struct):
+class Row(msgspec.Struct, gc=False):
     """One task's row, without its body."""
 
     line: Line
