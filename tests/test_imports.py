@@ -12,7 +12,7 @@ import queuecast
 
 SOURCE = Path(queuecast.__file__).parent
 
-MODEL = {"errors", "task", "event", "lifecycle", "retry", "codec", "cursor", "sse"}
+MODEL = {"errors", "task", "event", "lifecycle", "retry", "codec", "control", "cursor", "sse"}
 LAYERS = [MODEL, {"brokers"}, {"tail"}, {"app"}, {"worker", "hub"}, {"gateway"}, {"cli", "demo", "__main__", "testing"}]
 """Each may import from those before it. Whatever is not named stands beside `app`."""
 

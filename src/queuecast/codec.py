@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 import msgspec
@@ -78,6 +77,8 @@ def encode_value(value: Any) -> Raw:
 
 def _refuse_non_finite(value: Any) -> None:
     """msgspec writes NaN and infinity as null, which would be taken for a value that was never there."""
+    import json
+
     try:
         # What is Raw was encoded, and so looked at, before.
         plain = msgspec.to_builtins(value, enc_hook=lambda part: None if isinstance(part, Raw) else _pydantic(part))

@@ -27,7 +27,7 @@ class ErrorInfo(Struct, frozen=True):
     message: str = ""
 
 
-class TaskInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TaskInfo(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A task at one moment, whole: a page can put it in place of what it had."""
 
     id: str
@@ -55,7 +55,7 @@ class _Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t
     owner: str | None = None
 
 
-class TaskEvent(_Event, frozen=True, kw_only=True, omit_defaults=True, tag="task"):
+class TaskEvent(_Event, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="task"):
     """The task changed or progressed. `retrying` carries the error and the delay in seconds."""
 
     type: ClassVar[Literal["task"]] = "task"

@@ -45,7 +45,7 @@ RULES: Final[dict[Kind, Rule]] = {
 """`current` also asks that `seq` is exactly the last + 1, so a batch that landed out of order waits to be resent."""
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, gc=False):
     """What the fold remembers of one task."""
 
     state: State

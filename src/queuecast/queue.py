@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
@@ -258,6 +257,8 @@ class Queue:
         return make_task(self.name, name, args, options, now=time.time(), horizon=self.app.horizon)
 
     def _unknown(self, name: str) -> UnknownTaskName:
+        import difflib
+
         known = sorted({*self.handlers, *self.announced})
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known) or 'none'}"

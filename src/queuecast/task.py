@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import re
@@ -45,7 +44,9 @@ MAX_RETRIES: Final = 1_000
 """Retries one task may ask for. More are refused at submit."""
 
 
-class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
+# gc=False: nothing in it can refer back to it, and where thousands wait there is much to look through for garbage.
+# The same holds of options, of events without a user's value, and of what a fold keeps.
+class Task(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What is asked for. Times are POSIX seconds, durations are seconds, `args` is a JSON object as bytes."""
 
     id: str
@@ -64,7 +65,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     requeued_from: str | None = None
 
 
-class Options(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class Options(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """What a submitter may choose for one task, by the names of the HTTP body.
 
     `delay` and `timeout` are seconds; `not_before` and `expires_at` are times with a zone.
@@ -106,6 +107,8 @@ def new_task_id(now: float | None = None) -> str:
 
 def keyed_task_id(owner: str | None, queue: str, key: str) -> str:
     """A UUIDv8 (RFC 9562 §5.8) of owner, queue and key: any gateway computes the same id for the same key."""
+    import hashlib
+
     material = msgspec.json.encode([owner, queue, key])
     return _uuid(hashlib.sha256(material).digest()[:16], version=8)
 
@@ -129,6 +132,8 @@ def is_keyed(id: str) -> bool:
 
 def fingerprint(task: Task) -> str:
     """Sixteen hex digits: equal for tasks of which `same_work` is true."""
+    import hashlib
+
     work = [task.name, _with_one_spelling(msgspec.json.decode(task.args))]
     return hashlib.sha256(msgspec.json.encode(work, order="sorted")).hexdigest()[:16]
 

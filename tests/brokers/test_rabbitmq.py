@@ -1,8 +1,8 @@
 """The RabbitMQ broker keeps the contract, on the version that Debian 12 has and on 4.x."""
 
 import pytest
-from servers.found import need_rabbitmq, need_rabbitmq_4
 from servers.clean import cleaned
+from servers.found import need_rabbitmq, need_rabbitmq_4
 
 from queuecast.brokers import Broker, Retention, make_broker
 

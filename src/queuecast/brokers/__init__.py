@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import inf
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
 
 from ..errors import ConfigurationError
 from .base import CONTROL, Broker, Consumer, Delivery, External, Retention
@@ -21,6 +20,8 @@ def make_broker(url: str) -> Broker:
     `sqlite:///work.db` (a path relative to the working directory; four slashes for an absolute one), `memory://`.
     Query parameters: `retain_days`, `retain_mb` for every backend, `sync=full|normal` for SQLite.
     """
+    from urllib.parse import parse_qsl, urlsplit
+
     parts = urlsplit(url)
     settings = dict(parse_qsl(parts.query, keep_blank_values=True))
     retention = _retention(settings)

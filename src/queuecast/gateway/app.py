@@ -115,6 +115,8 @@ class Gateway:
     async def opened(self) -> Open:
         """What the gateway has open in the running loop, opened by whoever comes first."""
         session = await self._app.session()
+        if self._open is not None and self._open.session is session:
+            return self._open
         async with self._starting:
             if self._open is None or self._open.session is not session:
                 self._open = await Open.start(self._app, session)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from ..codec import encode_value, one_line
 from ..errors import QueuecastError
@@ -22,45 +21,38 @@ MAX_MESSAGE_CHARS: Final = 2_000
 """Characters of an error's message; the rest is cut."""
 
 
-@dataclass(frozen=True, slots=True)
-class Succeeded:
+class Succeeded(Struct, frozen=True):
     result: Raw
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """For good: the task goes to the dead letters."""
 
     error: ErrorInfo
 
 
-@dataclass(frozen=True, slots=True)
-class Retrying:
+class Retrying(Struct, frozen=True):
     """Again after `delay` seconds, one attempt higher."""
 
     error: ErrorInfo
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class Cancelled:
+class Cancelled(Struct, frozen=True):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Interrupted:
+class Interrupted(Struct, frozen=True):
     """The worker is stopping: back to the queue, with no try used up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Died:
+class Died(Struct, frozen=True):
     """The process that ran it died. The task is run again, alone."""
 
     error: ErrorInfo
 
 
-@dataclass(frozen=True, slots=True)
-class Abandoned:
+class Abandoned(Struct, frozen=True):
     """Another worker has the task now; whatever this run says is refused."""
 
 

@@ -19,6 +19,13 @@ class Trail:
         self.run = new_run_id()
         self._task = delivery.task
         self._attempt = delivery.attempt
+        self._head_fields: dict[str, Any] = {
+            "id": delivery.task.id,
+            "queue": delivery.task.queue,
+            "attempt": delivery.attempt,
+            "run": self.run,
+            "owner": delivery.task.owner,
+        }
         self._clock = clock
         self._seq = 0
         self._outputs = 0
@@ -54,13 +61,7 @@ class Trail:
 
     def _head(self) -> dict[str, Any]:
         self._seq += 1
-        task = self._task
-        return {
-            "id": task.id,
-            "queue": task.queue,
-            "attempt": self._attempt,
-            "run": self.run,
-            "seq": self._seq,
-            "time": timestamp(self._clock()),
-            "owner": task.owner,
-        }
+        head = self._head_fields
+        head["seq"] = self._seq
+        head["time"] = timestamp(self._clock())
+        return head

@@ -77,8 +77,7 @@ class Line:
     """A task of it was given another time to be delivered."""
 
 
-@dataclass(slots=True)
-class Row:
+class Row(msgspec.Struct, gc=False):
     """One task's row, without its body."""
 
     line: Line

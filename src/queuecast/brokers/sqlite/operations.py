@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from ...codec import encode_event
 from ...errors import KeyReused
@@ -28,6 +29,10 @@ WAIT_SECONDS: Final = 10.0
 
 WORKER_WAIT_SECONDS: Final = 60.0
 """The same for what a worker hands over. The work is done already, so it is tried again for so long."""
+
+
+Wanted: TypeAlias = defaultdict[str, set[str]]
+"""The tasks whose rows a transaction needs: for each queue their ids."""
 
 
 class Claim(NamedTuple):
@@ -50,9 +55,8 @@ class Operation:
     born: float = 0.0
     """When it was handed over, by the monotonic clock."""
 
-    def wants(self) -> Sequence[tuple[str, str]]:
-        """Queue and id of each task that it touches."""
-        return ()
+    def want(self, wanted: Wanted) -> None:
+        """Name each task that it touches."""
 
     def run(self, ledger: Ledger) -> Any:
         raise NotImplementedError
@@ -79,8 +83,9 @@ class Submit(Operation):
     def __init__(self, submissions: Sequence[Submission]) -> None:
         self._submissions = submissions
 
-    def wants(self) -> Sequence[tuple[str, str]]:
-        return [(submission.task.queue, submission.task.id) for submission in self._submissions]
+    def want(self, wanted: Wanted) -> None:
+        for task, *_ in self._submissions:
+            wanted[task.queue].add(task.id)
 
     def run(self, ledger: Ledger) -> list[Receipt]:
         batch: dict[tuple[str, str], Task] = {}
@@ -96,8 +101,8 @@ class Append(Operation):
         self._queue = queue
         self._events = [(event, encode_event(event)) for event in events]
 
-    def wants(self) -> Sequence[tuple[str, str]]:
-        return [(self._queue, event.id) for event, _ in self._events]
+    def want(self, wanted: Wanted) -> None:
+        wanted[self._queue].update(event.id for event, _ in self._events)
 
     def run(self, ledger: Ledger) -> None:
         for event, body in self._events:
@@ -124,8 +129,9 @@ class Settle(Report):
         """Whether the consumer takes another delivery instead; not when it has been told that this one is lost."""
         self._due, self._attempt = due, attempt
 
-    def wants(self) -> Sequence[tuple[str, str]]:
-        return [self.claim[:2], *super().wants()]
+    def want(self, wanted: Wanted) -> None:
+        # Its events are all of the task that is claimed.
+        wanted[self.claim.queue].add(self.claim.id)
 
     def run(self, ledger: Ledger) -> None:
         super().run(ledger)
@@ -208,8 +214,9 @@ class Disown(Operation):
     def __init__(self, claims: Sequence[Claim]) -> None:
         self._claims = claims
 
-    def wants(self) -> Sequence[tuple[str, str]]:
-        return [claim[:2] for claim in self._claims]
+    def want(self, wanted: Wanted) -> None:
+        for claim in self._claims:
+            wanted[claim.queue].add(claim.id)
 
     def run(self, ledger: Ledger) -> None:
         for claim in self._claims:
@@ -266,7 +273,10 @@ class Expire(Duty):
             "WHERE expires <= ? AND due IS NOT NULL LIMIT ?",
             (ledger.now, EXPIRE_STEP),
         ).fetchall()
-        ledger.load_rows(_by_queue((name, id) for id, name, _ in found))
+        wanted: Wanted = defaultdict(set)
+        for id, name, _ in found:
+            wanted[name].add(id)
+        ledger.load_rows(wanted)
         for columns in found:
             ledger.fail(Whose(*columns), "expired", "the task was not begun before its expires_at")
         ledger.flush()
@@ -301,13 +311,9 @@ def _claims_of(token: str) -> tuple[str, str]:
     return f"{token}.", f"{token}/"
 
 
-def _by_queue(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
-    ids: dict[str, set[str]] = {}
-    for queue, id in pairs:
-        ids.setdefault(queue, set()).add(id)
-    return ids
-
-
 def load_for(operations: Iterable[Operation], ledger: Ledger) -> None:
     """Load every row that the operations are going to touch."""
-    ledger.load_rows(_by_queue(pair for operation in operations for pair in operation.wants()))
+    wanted: Wanted = defaultdict(set)
+    for operation in operations:
+        operation.want(wanted)
+    ledger.load_rows(wanted)
