@@ -7,12 +7,13 @@ PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 VENV := .venv
 BIN := $(VENV)/bin
+SERVERS := cd tests && ../$(BIN)/python -m servers
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check lint types format bench build clean
+.PHONY: help demo test check lint types format bench brokers brokers-4 brokers-stop build clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F '|' '{ printf "%-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/.demo ## see it work: a page with five queues, on http://127.0.0.1:8765
 	@$(BIN)/queuecast demo --folder .demo
@@ -38,6 +39,15 @@ bench: $(VENV)/.bench ## run the benchmarks against the peers that are installed
 	@for script in fanout unicast idle sqlite_tasks latency http_submit; do \
 		$(BIN)/python bench/$$script.py || exit 1; \
 		done
+
+brokers: $(VENV)/.made ## start a local RabbitMQ and a local Kafka, which stay: for the tests that need them
+	@$(SERVERS) rabbitmq kafka
+
+brokers-4: $(VENV)/.made ## start a local RabbitMQ 4.x beside it
+	@$(SERVERS) rabbitmq-4
+
+brokers-stop: $(VENV)/.made ## stop what these two have started
+	@$(SERVERS) --stop rabbitmq rabbitmq-4 kafka
 
 build: $(VENV)/.dev ## wheel and sdist in dist/
 	@rm -rf dist

@@ -1,0 +1,54 @@
+"""The servers that this run of the tests has: by their addresses in the environment, or where `make brokers` puts them.
+
+`need_…()` in a test or fixture gives one. Where it is missing the test is skipped, and in CI it fails.
+"""
+
+import os
+from urllib.parse import urlsplit
+
+import pytest
+
+from .answers import kafka_answers, rabbitmq_version
+from .release import installed
+
+
+def need_rabbitmq():
+    """The URL of a RabbitMQ."""
+    return _need_rabbitmq("QUEUECAST_TEST_AMQP", 5672, "make brokers")
+
+
+def need_rabbitmq_4():
+    """The URL of a RabbitMQ 4.x."""
+    return _need_rabbitmq("QUEUECAST_TEST_AMQP_4", 5674, "make brokers-4")
+
+
+def need_kafka():
+    """The `host:port` of a Kafka."""
+    address = os.environ.get("QUEUECAST_TEST_KAFKA", "127.0.0.1:9092")
+    host, _, port = address.rpartition(":")
+    if not kafka_answers(int(port), host):
+        _missing(f"no Kafka answers at {address} (QUEUECAST_TEST_KAFKA): `make brokers` starts one")
+    return address
+
+
+def need_rabbitmq_programs():
+    """The release of RabbitMQ that private nodes are run with."""
+    release = installed()
+    if release is None:
+        _missing("no rabbitmq-server is installed on this machine: `make brokers`, as root, installs it on Debian")
+    return release
+
+
+def _need_rabbitmq(variable, port, command):
+    url = os.environ.get(variable, f"amqp://guest:guest@127.0.0.1:{port}/")
+    where = urlsplit(url)
+    if not rabbitmq_version(where.port or 5672, where.hostname):
+        # Not the whole URL, which may carry a password.
+        _missing(f"no RabbitMQ answers at {where.hostname}:{where.port or 5672} ({variable}): `{command}` starts one")
+    return url
+
+
+def _missing(reason):
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
