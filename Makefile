@@ -8,6 +8,8 @@ PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3
 VENV := .venv
 BIN := $(VENV)/bin
 SERVERS := cd tests && ../$(BIN)/python -m servers
+# Most tests wait rather than compute, so that more than there are cores run at once. To debug: make test PARALLEL=
+PARALLEL := -n 4 --dist loadgroup
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test check lint types format bench brokers brokers-4 brokers-stop build clean
@@ -19,7 +21,7 @@ demo: $(VENV)/.demo ## see it work: a page with five queues, on http://127.0.0.1
 	@$(BIN)/queuecast demo --folder .demo
 
 test: $(VENV)/.dev ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 check: lint types test ## lint, types and tests: what must pass before a change goes in
 
