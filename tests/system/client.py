@@ -90,7 +90,8 @@ class Gateways:
 
     async def any(self):
         """A port, each time another one; waits while there is none."""
-        await self._some.wait()
+        while not self._up:  # it may be gone again before who was woken gets its turn
+            await self._some.wait()
         return self._up[next(self._turn) % len(self._up)]
 
 

@@ -1,9 +1,11 @@
 """The judge has teeth: it says nothing of a good history, and finds every defect that is planted in it."""
 
+import asyncio
+
 import pytest
 
 from .checker import flaws_of_log, flaws_of_stream, flaws_of_task, flaws_of_witness
-from .client import Work
+from .client import Gateways, Work
 
 
 def event(type, run=None, seq=None, **rest):
@@ -114,3 +116,14 @@ def test_a_witness_against_the_log_is_heard(begun, flaw):
 
 def test_a_second_run_after_a_kill_is_none_of_these():
     assert flaws_of_witness([("t", 1), ("t", 1)], {"t": WORK}, kills=1) == []
+
+
+async def test_a_gateway_that_is_gone_before_its_client_wakes_is_waited_for_again():
+    gateways = Gateways()
+    waiting = asyncio.ensure_future(gateways.any())
+    await asyncio.sleep(0)
+    gateways.up(1)
+    gateways.down(1)
+    await asyncio.sleep(0)
+    gateways.up(2)
+    assert await waiting == 2

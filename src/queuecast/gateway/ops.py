@@ -24,7 +24,7 @@ async def overview(session: Session, queues: list[Queue], principal: Principal) 
     """The queues with how many tasks are in each state, and a cursor for `/events` of exactly these queues."""
     cursors = {queue.name: await end_of(session.broker, queue.name) for queue in queues}
     counts = await session.broker.counts() if principal.follow == "all" else None
-    body: dict[str, Any] = {"queues": [await _line(session, queue, counts) for queue in queues]}
+    body: dict[str, Any] = {"queues": [await _shown(session, queue, counts) for queue in queues]}
     if len(cursors) == 1:
         body["cursor"] = str(*cursors.values())
     elif len(cursors) <= MAX_STREAM_QUEUES:
@@ -32,14 +32,14 @@ async def overview(session: Session, queues: list[Queue], principal: Principal) 
     return json_response(body)
 
 
-async def _line(session: Session, queue: Queue, counts: Any | None) -> dict[str, Any]:
+async def _shown(session: Session, queue: Queue, counts: Any | None) -> dict[str, Any]:
     """Without counts for people who may see their own tasks only: how much others have to do is not theirs to know."""
-    line: dict[str, Any] = {"name": queue.name, "handlers": sorted({*queue.handlers, *queue.announced})}
+    shown: dict[str, Any] = {"name": queue.name, "handlers": sorted({*queue.handlers, *queue.announced})}
     if counts is None:
-        return {**line, "counts": {}, "oldest_ready_seconds": None}
+        return {**shown, "counts": {}, "oldest_ready_seconds": None}
     due = await session.broker.oldest_due(queue.name)
     return {
-        **line,
+        **shown,
         "counts": {state: number for state, number in counts.get(queue.name, {}).items() if number},
         "oldest_ready_seconds": 0.0 if due is None else round(max(0.0, time.time() - due), 3),
     }

@@ -28,7 +28,7 @@ CHUNK_BYTES: Final = 64 << 10
 """Bytes joined into one write, but at least one frame. The rest goes out in the next."""
 
 
-class _Line:
+class _Index:
     """Where one queue's entries stand in the window."""
 
     __slots__ = ("floor", "indexes", "offsets", "start")
@@ -72,7 +72,7 @@ class Window:
         self._frames: list[Frame] = []
         self._bytes = 0
         self._before = text_of(self.at)
-        self._lines = {queue: _Line(cursor.offset, 0) for queue, cursor in at.items()}
+        self._indexes = {queue: _Index(cursor.offset, 0) for queue, cursor in at.items()}
         self._joined: dict[tuple[int, int], tuple[bytes, int]] = {}
 
     def __repr__(self) -> str:
@@ -82,10 +82,10 @@ class Window:
 
     def extend(self, queue: str, entries: Sequence[Entry]) -> None:
         """At least one entry."""
-        line, identity = self._lines[queue], self.at[queue].identity
+        index, identity = self._indexes[queue], self.at[queue].identity
         for offset, body in entries:
             cursor = text_at(identity, offset, body)
-            line.add(offset, self.end)
+            index.add(offset, self.end)
             self._add(event_frame(queue, body, cursor, self._id(queue, cursor), self.named))
         self.at[queue] = cursor_at(identity, *entries[-1])
 
@@ -99,7 +99,7 @@ class Window:
         self.at[queue] = at
         id = text_of(self.at)
         self._add(Frame(reset_frame(reason, asked, id), queue, str(at), id))
-        self._lines[queue] = _Line(at.offset, self.end)
+        self._indexes[queue] = _Index(at.offset, self.end)
 
     def _add(self, frame: Frame) -> None:
         self._frames.append(frame)
@@ -127,8 +127,8 @@ class Window:
         self._bytes -= sum(len(frame.data) for frame in gone)
         self._joined.clear()
         self.base += count
-        for line in self._lines.values():
-            line.drop_before(self.base)
+        for index in self._indexes.values():
+            index.drop_before(self.base)
 
     # What is read
 
@@ -160,17 +160,17 @@ class Window:
         """The index from which a stream at this place goes on; None where the window cannot tell."""
         low, high = self.base, self.end
         for queue, cursor in place.items():
-            line, at = self._lines[queue], self.at[queue]
-            if cursor.identity != at.identity or not line.start <= cursor.offset <= at.offset:
+            index, at = self._indexes[queue], self.at[queue]
+            if cursor.identity != at.identity or not index.start <= cursor.offset <= at.offset:
                 return None
-            after, before = line.gap_after(cursor.offset, self.end)
+            after, before = index.gap_after(cursor.offset, self.end)
             low, high = max(low, after), min(high, before)
         return low if low <= high else None
 
     def holds(self, queue: str, cursor: Cursor) -> bool:
         """Whether exactly this event of the queue's log is known here: then the log need not be asked."""
-        line = self._lines[queue]
-        at = bisect_left(line.offsets, cursor.offset)
-        if at < len(line.offsets) and line.offsets[at] == cursor.offset:
-            return self._frames[line.indexes[at] - self.base].cursor == str(cursor)
+        index = self._indexes[queue]
+        at = bisect_left(index.offsets, cursor.offset)
+        if at < len(index.offsets) and index.offsets[at] == cursor.offset:
+            return self._frames[index.indexes[at] - self.base].cursor == str(cursor)
         return cursor == self.at[queue]

@@ -236,15 +236,15 @@ class SQLiteBroker(Broker):
             news = decode(os.read(self._writer.peers.inbox, 1 << 16))
         except BlockingIOError:
             return
-        desk, lines = self._writer.desk, self._holdings.lines()
+        desk, consumed = self._writer.desk, self._holdings.numbers()
         if news.newcomer:
             desk.greet()
         if news.everything:
-            desk.look(lines)
+            desk.look(consumed)
             self._ring(self._bells)
             return
         self._ring(change.queue for change in news.changes)
-        if stirred := lines.intersection(change.queue for change in news.changes if change.work):
+        if stirred := consumed.intersection(change.queue for change in news.changes if change.work):
             desk.look(stirred)
 
     def _ring(self, queues: Iterable[int]) -> None:

@@ -142,9 +142,9 @@ class Holdings:
     def __len__(self) -> int:
         return len(self._held)
 
-    def lines(self) -> set[int]:
+    def numbers(self) -> set[int]:
         """The queues that are consumed here."""
-        return {consumer.line for consumer in self._consumers}
+        return {consumer.number for consumer in self._consumers}
 
     def enter(self, consumer: LocalConsumer) -> None:
         self._consumers.add(consumer)

@@ -40,7 +40,7 @@ class Demand:
                 return set()
             case _:
                 return set()
-        return {consumer.line}
+        return {consumer.number}
 
     def serve(self, ledger: Ledger, queues: Collection[int], claim: str) -> tuple[list[Delivered], set[int]]:
         """Claim what is due in these queues for whoever has room. Also the queues that others must look at.
@@ -53,7 +53,7 @@ class Demand:
         left: set[int] = set()
         for queue in stirred.union(queues):
             waited = self.due.pop(queue, None) is not None
-            hungry = [consumer for consumer, room in self.room.items() if room and consumer.line == queue]
+            hungry = [consumer for consumer, room in self.room.items() if room and consumer.number == queue]
             for consumer in hungry:
                 claimed = ledger.claim(queue, self.room[consumer], claim)
                 self.room[consumer] -= len(claimed)

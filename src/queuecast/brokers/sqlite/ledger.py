@@ -29,9 +29,9 @@ PAGE_BYTES: Final = 4_096
 NOT_BEGUN: Final[frozenset[State]] = frozenset({"scheduled", "queued"})
 """A task in one of these still expires; once it has run it is held to its retries."""
 
-_LINE_COLUMNS: Final = ("no", "name", "identity", "head", "trimmed", "bytes", "oldest", *STATES)
-_LOAD_LINE: Final = f"SELECT {', '.join(_LINE_COLUMNS)} FROM queue WHERE name = ?"
-_SAVE_LINE: Final = (
+_QUEUE_COLUMNS: Final = ("no", "name", "identity", "head", "trimmed", "bytes", "oldest", *STATES)
+_LOAD_QUEUE: Final = f"SELECT {', '.join(_QUEUE_COLUMNS)} FROM queue WHERE name = ?"
+_SAVE_QUEUE: Final = (
     "UPDATE queue SET head = ?, trimmed = ?, bytes = ?, oldest = ?, "
     f"{', '.join(f'{state} = ?' for state in STATES)} WHERE no = ?"
 )
@@ -60,7 +60,7 @@ _decode_named = msgspec.json.Decoder(Named).decode
 
 
 @dataclass(slots=True)
-class Line:
+class QueueRow:
     """One queue's row."""
 
     no: int
@@ -80,7 +80,7 @@ class Line:
 class Row(msgspec.Struct, gc=False):
     """One task's row, without its body."""
 
-    line: Line
+    queue: QueueRow
     pos: int
     id: str
     record: Record
@@ -131,7 +131,7 @@ class Ledger:
     def __init__(self, db: sqlite3.Connection, retention: Retention, now: float) -> None:
         self.db = db
         self.now = now
-        self.lines: dict[str, Line] = {}
+        self.queues: dict[str, QueueRow] = {}
         self.load = PAGES_OF_A_COMMIT
         """An estimate of the pages this transaction adds to the write-ahead log."""
         self._retention = retention
@@ -146,31 +146,31 @@ class Ledger:
 
     # What stands in the file
 
-    def line(self, name: str) -> Line:
+    def queue(self, name: str) -> QueueRow:
         """The queue of this name, made where there is none."""
-        line = self.lines.get(name)
-        if line is None:
-            line = self.lines[name] = self._load_line(name) or self._add_line(name)
-        return line
+        queue = self.queues.get(name)
+        if queue is None:
+            queue = self.queues[name] = self._load_queue(name) or self._add_queue(name)
+        return queue
 
-    def _load_line(self, name: str) -> Line | None:
-        found = self.db.execute(_LOAD_LINE, (name,)).fetchone()
+    def _load_queue(self, name: str) -> QueueRow | None:
+        found = self.db.execute(_LOAD_QUEUE, (name,)).fetchone()
         if found is None:
             return None
         no, name, identity, head, trimmed, size, oldest, *counts = found
-        return Line(no, name, identity, head, trimmed, size, oldest, dict(zip(STATES, counts, strict=True)))
+        return QueueRow(no, name, identity, head, trimmed, size, oldest, dict(zip(STATES, counts, strict=True)))
 
-    def _add_line(self, name: str) -> Line:
+    def _add_queue(self, name: str) -> QueueRow:
         identity = new_token()
         added = self.db.execute("INSERT INTO queue (name, identity) VALUES (?, ?)", (name, identity))
-        return Line(added.lastrowid or 0, name, identity)
+        return QueueRow(added.lastrowid or 0, name, identity)
 
     def load_rows(self, wanted: Mapping[str, Iterable[str]]) -> None:
         """All rows that the transaction is going to ask for, by queue and id."""
         for name, ids in wanted.items():
-            line = self.line(name)
-            for found in self.db.execute(_LOAD_ROWS, (line.no, msgspec.json.encode(list(ids)).decode())):
-                row = _row(line, found)
+            queue = self.queue(name)
+            for found in self.db.execute(_LOAD_ROWS, (queue.no, msgspec.json.encode(list(ids)).decode())):
+                row = _row(queue, found)
                 self._rows[name, row.id] = row
 
     def row(self, name: str, id: str) -> Row | None:
@@ -178,15 +178,15 @@ class Ledger:
 
     # What is done to it
 
-    def log(self, line: Line, body: bytes) -> int:
+    def log(self, queue: QueueRow, body: bytes) -> int:
         """Append to the log as it is; the new offset."""
-        line.head += 1
-        line.bytes += len(body)
-        line.changed = line.grew = True
-        if line.oldest is None:
-            line.oldest = self.now
-        self._entries.append((position(line.no, line.head), self.now, body))
-        return line.head
+        queue.head += 1
+        queue.bytes += len(body)
+        queue.changed = queue.grew = True
+        if queue.oldest is None:
+            queue.oldest = self.now
+        self._entries.append((position(queue.no, queue.head), self.now, body))
+        return queue.head
 
     def append(self, name: str, event: Event, body: bytes) -> None:
         """Fold the event in. What the fold refuses, and what belongs to no known task, never enters the log."""
@@ -194,11 +194,11 @@ class Ledger:
         record = apply(row.record, event) if row else None
         if row is None or record is None:
             return
-        line, before = row.line, row.record.state
+        queue, before = row.queue, row.record.state
         if record.state != before:
-            line.counts[before] -= 1
-            line.counts[record.state] += 1
-        row.last = self.log(line, body)
+            queue.counts[before] -= 1
+            queue.counts[record.state] += 1
+        row.last = self.log(queue, body)
         row.record = record
         if row.expires is not None and record.state not in NOT_BEGUN:
             row.expires, row.moved = None, True
@@ -222,16 +222,16 @@ class Ledger:
             return Receipt(task.id, known.record.state, self._cursor(known), created=False)
         record = apply(None, event)
         assert record is not None, "the first event of a task is always accepted"
-        line = self.line(task.queue)
-        first = self.log(line, event_body)
+        queue = self.queue(task.queue)
+        first = self.log(queue, event_body)
         due = task.not_before or task.submitted_at
-        pos = position(line.no, first)
-        row = Row(line, pos, task.id, record, 1, due, None, task.expires_at, first, task, body)
+        pos = position(queue.no, first)
+        row = Row(queue, pos, task.id, record, 1, due, None, task.expires_at, first, task, body)
         self._rows[task.queue, task.id] = row
         self._fresh.append(row)
-        line.counts[record.state] += 1
+        queue.counts[record.state] += 1
         self._offer(row)
-        return Receipt(task.id, record.state, cursor_at(line.identity, first, event_body), created=True)
+        return Receipt(task.id, record.state, cursor_at(queue.identity, first, event_body), created=True)
 
     def fail(self, whose: Whose, type: str, message: str) -> None:
         """End a task that no run is going to end. Its row is loaded."""
@@ -252,7 +252,7 @@ class Ledger:
         self._changed[row.pos] = row
 
     def _offer(self, row: Row) -> None:
-        row.line.stirred = True
+        row.queue.stirred = True
         if row.expires is not None:
             self.look_for_expired(row.expires)
 
@@ -306,11 +306,11 @@ class Ledger:
 
     def grown(self) -> list[int]:
         """The queues whose logs this transaction made longer."""
-        return [line.no for line in self.lines.values() if line.grew]
+        return [queue.no for queue in self.queues.values() if queue.grew]
 
     def stirred(self) -> set[int]:
         """The queues of which a task was given another time to be delivered."""
-        return {line.no for line in self.lines.values() if line.stirred}
+        return {queue.no for queue in self.queues.values() if queue.stirred}
 
     # Writing it back
 
@@ -335,16 +335,16 @@ class Ledger:
     def finish(self) -> None:
         """Trim what is over the retention's bounds and write the queues back; the last step."""
         self.flush()
-        for line in self.lines.values():
-            if self._over(line, line.bytes, line.oldest):
-                self._trim(line)
-                self.behind |= self._over(line, line.bytes, line.oldest)
+        for queue in self.queues.values():
+            if self._over(queue, queue.bytes, queue.oldest):
+                self._trim(queue)
+                self.behind |= self._over(queue, queue.bytes, queue.oldest)
         self.db.executemany(
-            _SAVE_LINE,
+            _SAVE_QUEUE,
             [
-                (line.head, line.trimmed, line.bytes, line.oldest, *line.counts.values(), line.no)
-                for line in self.lines.values()
-                if line.changed
+                (queue.head, queue.trimmed, queue.bytes, queue.oldest, *queue.counts.values(), queue.no)
+                for queue in self.queues.values()
+                if queue.changed
             ],
         )
 
@@ -356,55 +356,55 @@ class Ledger:
         )
         return [name for (name,) in found]
 
-    def _over(self, line: Line, size: int, oldest: float | None) -> bool:
+    def _over(self, queue: QueueRow, size: int, oldest: float | None) -> bool:
         return oldest is not None and (size > self._retention.size or oldest < self.now - self._retention.age)
 
-    def _trim(self, line: Line) -> None:
-        first = position(line.no, line.trimmed + 1)
+    def _trim(self, queue: QueueRow) -> None:
+        first = position(queue.no, queue.trimmed + 1)
         events = self.db.execute(
             "SELECT pos, at, body FROM event WHERE pos BETWEEN ? AND ? ORDER BY pos LIMIT ?",
-            (first, position(line.no, line.head), TRIM_STEP + 1),
+            (first, position(queue.no, queue.head), TRIM_STEP + 1),
         )
         gone: list[bytes] = []
-        line.oldest = None
+        queue.oldest = None
         for pos, at, body in events:
-            if len(gone) == TRIM_STEP or not self._over(line, line.bytes, at):
-                line.oldest = at
+            if len(gone) == TRIM_STEP or not self._over(queue, queue.bytes, at):
+                queue.oldest = at
                 break
-            line.trimmed = offset_of(pos)
-            line.bytes -= len(body)
+            queue.trimmed = offset_of(pos)
+            queue.bytes -= len(body)
             gone.append(body)
         events.close()
-        line.changed = True
-        self.db.execute("DELETE FROM event WHERE pos BETWEEN ? AND ?", (first, position(line.no, line.trimmed)))
-        if line.name != CONTROL:
-            self._forget(line, {_decode_named(body).id for body in gone})
+        queue.changed = True
+        self.db.execute("DELETE FROM event WHERE pos BETWEEN ? AND ?", (first, position(queue.no, queue.trimmed)))
+        if queue.name != CONTROL:
+            self._forget(queue, {_decode_named(body).id for body in gone})
 
-    def _forget(self, line: Line, ids: set[str]) -> None:
+    def _forget(self, queue: QueueRow, ids: set[str]) -> None:
         """Finished tasks go with their last event."""
         forgotten = self.db.execute(
             f"DELETE FROM task WHERE queue = ? AND last <= ? AND state IN ({FINAL}) "
             "AND id IN (SELECT value FROM json_each(?)) RETURNING state",
-            (line.no, line.trimmed, msgspec.json.encode(list(ids)).decode()),
+            (queue.no, queue.trimmed, msgspec.json.encode(list(ids)).decode()),
         )
         for (state,) in forgotten.fetchall():
-            line.counts[state] -= 1
+            queue.counts[state] -= 1
 
     def _cursor(self, row: Row) -> Cursor:
         self.flush()
-        line = row.line
-        found = self.db.execute("SELECT body FROM event WHERE pos = ?", (position(line.no, row.last),)).fetchone()
-        return cursor_at(line.identity, row.last, found[0]) if found else beginning(line.identity, line.trimmed)
+        queue = row.queue
+        found = self.db.execute("SELECT body FROM event WHERE pos = ?", (position(queue.no, row.last),)).fetchone()
+        return cursor_at(queue.identity, row.last, found[0]) if found else beginning(queue.identity, queue.trimmed)
 
 
-def _row(line: Line, found: tuple[Any, ...]) -> Row:
+def _row(queue: QueueRow, found: tuple[Any, ...]) -> Row:
     pos, id, state, attempt, run, seq, earlier, alone, losses, next_attempt, due, claim, expires, last = found
     runs = tuple(earlier.split(" ")) if earlier else ()
     record = Record(state, attempt, run, seq, runs, bool(alone), losses)
-    return Row(line, pos, id, record, next_attempt, due, claim, expires, last)
+    return Row(queue, pos, id, record, next_attempt, due, claim, expires, last)
 
 
 def _new_columns(row: Row) -> tuple[object, ...]:
     task = row.task
     assert task is not None, "only a row that has yet to be inserted is fresh"
-    return (*row.folded(), *row.place(), row.pos, row.line.no, task.id, task.name, task.owner, row.body)
+    return (*row.folded(), *row.place(), row.pos, row.queue.no, task.id, task.name, task.owner, row.body)

@@ -69,7 +69,7 @@ class Declare(Operation):
         self._queue = queue
 
     def run(self, ledger: Ledger) -> int:
-        return ledger.line(self._queue).no
+        return ledger.queue(self._queue).no
 
 
 class Submission(NamedTuple):
@@ -144,15 +144,15 @@ class Post(Operation):
         self._body = body
 
     def run(self, ledger: Ledger) -> None:
-        ledger.log(ledger.line(CONTROL), self._body)
+        ledger.log(ledger.queue(CONTROL), self._body)
 
 
 class Taker:
-    """Who asks for deliveries of one queue, as the writer knows it. `line` is the queue's number, once known."""
+    """Who asks for deliveries of one queue, as the writer knows it. `number` is the queue's, once known."""
 
     def __init__(self, queue: str) -> None:
         self.queue = queue
-        self.line = 0
+        self.number = 0
 
 
 class Want(Operation):
@@ -167,8 +167,7 @@ class Want(Operation):
         self.room = room
 
     def run(self, ledger: Ledger) -> None:
-        line = ledger.line(self.consumer.queue)
-        self.consumer.line = line.no
+        self.consumer.number = ledger.queue(self.consumer.queue).no
 
 
 class Leave(Operation):
@@ -182,7 +181,7 @@ class Leave(Operation):
         self.consumer = consumer
 
     def run(self, ledger: Ledger) -> None:
-        ledger.line(self.consumer.queue).stirred = True
+        ledger.queue(self.consumer.queue).stirred = True
 
 
 class Duty(Operation):
@@ -291,7 +290,7 @@ class Trim(Duty):
 
     def run(self, ledger: Ledger) -> None:
         for name in ledger.overdue():
-            ledger.line(name)
+            ledger.queue(name)
 
 
 def _give_up_claims(ledger: Ledger, token: str) -> None:
@@ -301,7 +300,7 @@ def _give_up_claims(ledger: Ledger, token: str) -> None:
     held = "claim > ? AND claim < ? AND due IS NULL"
     names = db.execute(f"SELECT DISTINCT queue.name FROM task JOIN queue ON no = task.queue WHERE {held}", claims)
     for (name,) in names.fetchall():
-        ledger.line(name).stirred = True
+        ledger.queue(name).stirred = True
     db.execute(f"UPDATE task SET due = ? WHERE {held}", (ledger.now, *claims))
     ledger.look_for_expired(ledger.now)
 
