@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
+from math import inf
 from typing import Final, NamedTuple
 
 from .row import Row
@@ -68,20 +69,20 @@ class Plan:
         first = self._waiting.first()
         return first.when if first is not None and first.when <= now else None
 
-    def ends(self, now: float) -> list[tuple[Row, str]]:
-        """Whose time is over, with the reason; again and again until they have ended."""
+    def ends(self, now: float) -> list[tuple[Row, bool]]:
+        """Whose time is over, and whether it is an answer that did not come; again and again until they have ended."""
         rows = [self._live[item.id] for item in self._ending.come(now)]
         return [(row, end[1]) for row in rows if (end := self._end(row)) is not None]
 
-    def next_end(self) -> float | None:
+    def next_end(self) -> float:
         first = self._ending.first()
-        return first.when if first is not None else None
+        return inf if first is None else first.when
 
-    def _end(self, row: Row) -> tuple[float, str] | None:
+    def _end(self, row: Row) -> tuple[float, bool] | None:
         expires, since = row.expires(), row.since()
-        ends = [] if expires is None else [(expires, "expired")]
+        ends = [] if expires is None else [(expires, False)]
         if self._reply_within is not None and since is not None:
-            ends.append((since + self._reply_within, "no-reply"))
+            ends.append((since + self._reply_within, True))
         return min(ends, default=None)
 
     def _still_waits(self, item: Item) -> bool:

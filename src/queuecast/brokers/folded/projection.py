@@ -15,8 +15,9 @@ from contextlib import aclosing, contextmanager, suppress
 from typing import Final, NamedTuple
 
 from ...codec import decode_event
-from ...cursor import Cursor, beginning
+from ...cursor import Cursor, beginning, cursor_at
 from ...errors import BrokerError, BrokerUnavailable, ResetRequired
+from ...event import ErrorInfo
 from ...lifecycle import Record
 from ...task import State
 from ..base import Bounds, Entry, Retention, Status, snapshot_of
@@ -59,27 +60,28 @@ SAYS_NO_MORE: Final[frozenset[State]] = frozenset({"scheduled", "queued"})
 
 
 class Known(NamedTuple):
-    """What tells an earlier submission with the same key, and a run that never ended."""
+    """What tells an earlier submission with the same key."""
 
-    id: str
     name: str
-    owner: str | None
-    record: Record
-    """Of a task that has ended only the state and the attempt."""
     fingerprint: str | None
     first: int
+    state: State
     cursor: Cursor
+    """Everything that happens to it after `state` lies after it."""
 
 
 class End(NamedTuple):
     """A task that any process must end now."""
 
     id: str
-    queue: str
     owner: str | None
     attempt: int
-    reason: str
-    """`expired` or `no-reply`: the `type` of its error."""
+    error: ErrorInfo
+    """`expired` or `no-reply`."""
+
+
+EXPIRED: Final = ErrorInfo("expired", "the task was not begun before its expires_at")
+NO_REPLY: Final = ErrorInfo("no-reply", "no worker answered in time")
 
 
 class Projection:
@@ -117,6 +119,8 @@ class Projection:
         self._follower: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._saving: asyncio.TimerHandle | None = None
+        self._waits = 0
+        """How often a task has begun to wait."""
         self._told_unreadable = 0
         self._tell_unreadable_at = 0.0
 
@@ -167,6 +171,15 @@ class Projection:
             raise BrokerUnavailable(f"the log of {self.queue} does not show yet what was appended") from error
         if beginnings != self._beginnings:
             await self.caught_up()  # it went with the log that it was appended to, or comes again
+
+    async def reaches(self, offset: int) -> None:
+        """Returns once the log is folded up to this offset. Raises `BrokerUnavailable`."""
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                while self._fold is None or self._fold.place.offset < offset:
+                    await self._change()
+        except TimeoutError as error:
+            raise BrokerUnavailable(f"the log of {self.queue} is still being read: try again") from error
 
     async def _reach(self, end: Bounds) -> bool:
         beginnings = self._beginnings
@@ -248,13 +261,31 @@ class Projection:
                 return found[offset]
         raise ResetRequired("trimmed")
 
+    async def end(self) -> Cursor:
+        """The place of the newest event shown."""
+        bounds = self.bounds()
+        if bounds.last < bounds.first:
+            return beginning(bounds.identity, bounds.last)
+        return cursor_at(bounds.identity, bounds.last, await self.at(bounds.last))
+
+    def recent(self, count: int) -> int:
+        """The offset after which so many events are shown, as far as they are in memory."""
+        self._trim()
+        self._get()
+        return self._ring.before(count)
+
     # The tasks
 
-    def known(self, id: str) -> Known | None:
+    async def record(self, id: str) -> Record | None:
+        """What the fold remembers of a task; of one that has ended only the state and the attempt."""
+        row = self._row(id)
+        return None if row is None else row.record
+
+    async def known(self, id: str) -> Known | None:
         row = self._row(id)
         if row is None:
             return None
-        return Known(row.id, row.name, row.owner, row.record, row.fingerprint, row.first, self._cursor(row))
+        return Known(row.name, row.fingerprint, row.first, row.record.state, self._cursor(row))
 
     async def status(self, id: str) -> Status | None:
         row = self._row(id)
@@ -280,14 +311,22 @@ class Projection:
         """POSIX time since which the task that waits longest could have been running."""
         return self._plan.oldest_due(self._clock())
 
-    def ends_due(self) -> list[End]:
+    def ends_due(self, now: float) -> list[End]:
         """Tasks that nobody began, or answered, in time; each of them again until its end is folded."""
-        ends = self._plan.ends(self._clock())
-        return [End(row.id, self.queue, row.owner, row.record.attempt, reason) for row, reason in ends]
+        return [
+            End(row.id, row.owner, row.record.attempt, NO_REPLY if late else EXPIRED)
+            for row, late in self._plan.ends(now)
+        ]
 
-    def next_end(self) -> float | None:
-        """POSIX time when the next one comes due, of those that were not told yet."""
+    def next_end(self) -> float:
+        """POSIX time when the next one comes due, of those that were not told yet; infinite for none."""
         return self._plan.next_end()
+
+    async def submitted_to(self) -> None:
+        """Returns when a task has begun to wait, so that `next_end` may be an earlier one."""
+        waits = self._waits
+        while waits == self._waits:
+            await self._change()
 
     def _row(self, id: str) -> Row | None:
         self._trim()
@@ -369,6 +408,7 @@ class Projection:
         for row in waiting:
             if not row.record.final:
                 self._plan.add(row)
+        self._waits += len(waiting)
         if fold.unreadable > self._told_unreadable:
             self._tell_unreadable(fold.unreadable)
         if len(fold.unsaved) + len(fold.refused) >= SAVE_ROWS:

@@ -41,6 +41,10 @@ class Ring:
         index = bisect_right(self._offsets, offset)
         return self._entries[index : index + limit]
 
+    def before(self, count: int) -> int:
+        """The offset after which the ring holds so many entries, or all that it has."""
+        return self._offsets[-count - 1] if count < len(self._offsets) else self.start
+
     def body(self, offset: int) -> bytes | None:
         index = bisect_right(self._offsets, offset) - 1
         return self._entries[index].body if index >= 0 and self._offsets[index] == offset else None
