@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -9,12 +10,13 @@ from msgspec import UNSET, Raw
 from msgspec.structs import force_setattr
 
 from .errors import TooLarge
-from .event import MAX_EVENT_BYTES, Event
+from .event import MAX_EVENT_BYTES, Event, Head
 from .task import MAX_TASK_BYTES, TOO_DEEP, Task, is_too_deep
 
 _encode = msgspec.json.Encoder().encode
 _decode_task = msgspec.json.Decoder(Task).decode
 _decode_event = msgspec.json.Decoder(Event).decode
+_decode_head: Callable[[bytes], Head] = msgspec.json.Decoder(Head).decode
 
 # Line ends to many an SSE client, though not to the standard: such a client would cut our JSON in two.
 _LINE_ENDS: Final = (
@@ -50,6 +52,23 @@ def decode_event(body: bytes, cursor: str = "") -> Event:
     if event.type == "result" and event.result is UNSET:
         force_setattr(event, "result", None)
     return event
+
+
+def read_head(body: bytes) -> Head | None:
+    """The head of an event out of a log that anybody may have written to; None where it is no event as we write them.
+
+    Whatever has a head is read by `decode_event` and fits on one line, which an SSE frame rests on.
+    """
+    size = len(body)
+    if b"\n" in body or b"\r" in body or size > MAX_EVENT_BYTES:
+        return None
+    try:
+        if not body.isascii() and one_line(body.decode().encode()) != body:
+            return None
+        head = _decode_head(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return None if size > 2 * MAX_DEPTH and is_too_deep(body) else head
 
 
 def one_line(body: bytes) -> bytes:

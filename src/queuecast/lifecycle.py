@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
-from .event import Event, OutputEvent, ResultEvent
+from .event import Event, Head
 from .task import FINAL_STATES, State
 
 Kind: TypeAlias = Literal["scheduled", "queued", "running", "progress", "output", "retrying", "result"]
@@ -63,18 +63,16 @@ class Record(Struct, frozen=True, gc=False):
         return self.state in FINAL_STATES
 
 
-def kind_of(event: Event) -> Kind:
-    if isinstance(event, OutputEvent):
-        return "output"
-    if isinstance(event, ResultEvent):
-        return "result"
+def kind_of(event: Event | Head) -> Kind:
+    if event.type != "task":
+        return event.type
     state = event.task.state
     if state == "running":
         return "running" if event.seq == 1 else "progress"
     return state  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
 
-def apply(record: Record | None, event: Event) -> Record | None:
+def apply(record: Record | None, event: Event | Head) -> Record | None:
     """The record after this event, or None where the event is refused."""
     kind = kind_of(event)
     if kind not in RULES:
@@ -87,14 +85,14 @@ def apply(record: Record | None, event: Event) -> Record | None:
     return _advance(record, kind, event)
 
 
-def _first(kind: Kind, event: Event) -> Record:
+def _first(kind: Kind, event: Event | Head) -> Record:
     """The beginning of an unknown task may have been trimmed, so its first event is taken as it comes."""
     state = _state_after(kind, event, "running")
     alone = kind == "running" and event.task.alone  # type: ignore[union-attr]
     return Record(state, event.attempt, event.run, event.seq or 0, alone=alone)
 
 
-def _run_fits(relation: Relation, record: Record, event: Event) -> bool:
+def _run_fits(relation: Relation, record: Record, event: Event | Head) -> bool:
     is_next = event.seq == record.seq + 1
     if relation == "new":
         return event.run != record.run and event.run not in record.earlier
@@ -105,7 +103,7 @@ def _run_fits(relation: Relation, record: Record, event: Event) -> bool:
     return True
 
 
-def _advance(record: Record, kind: Kind, event: Event) -> Record:
+def _advance(record: Record, kind: Kind, event: Event | Head) -> Record:
     state = _state_after(kind, event, record.state)
     if kind == "running":
         died_alone = record.state == "running" and record.alone
@@ -130,7 +128,7 @@ def _advance(record: Record, kind: Kind, event: Event) -> Record:
     )
 
 
-def _state_after(kind: Kind, event: Event, now: State) -> State:
-    if isinstance(event, ResultEvent):
+def _state_after(kind: Kind, event: Event | Head, now: State) -> State:
+    if event.type == "result":
         return event.state
     return RULES[kind].to or now

@@ -1,0 +1,223 @@
+"""One log folded: the tasks that live, what was refused, and how far it is kept. Pure; `Table` keeps it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import pairwise, takewhile
+from sys import intern
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+
+from ...codec import read_head
+from ...cursor import Cursor, cursor_at
+from ...event import Head
+from ...lifecycle import Record, apply
+from ...task import STATES, State, timestamp
+from ..base import Bounds, Entry, Retention
+from .row import Row, seconds_of
+
+SEGMENTS: Final = 64
+"""A log is forgotten segment by segment: each at most this part of what is kept, by time and by size."""
+
+SEGMENT_BYTES: Final = 1 << 18
+"""Bytes of a segment at most, so that forgetting one is quick."""
+
+
+class Mark(NamedTuple):
+    """Where a segment begins: its first event, when that was written, and the bytes of all events before it."""
+
+    offset: int
+    time: str
+    size: int
+
+
+class Checkpoint(Struct, frozen=True):
+    """How far a log was folded: everything but the tasks, the refused offsets and the marks."""
+
+    place: Cursor
+    """The last entry folded, shown or not."""
+    trimmed: int
+    """The last offset that is not shown any more."""
+    last: int
+    """The last one shown."""
+    counts: dict[State, int]
+    time: str = ""
+    """Of the last event shown, or the latest before it."""
+    size: int = 0
+    """Bytes of all events ever shown."""
+
+
+class Fold:
+    """Folds entries in the order of the log.
+
+    The times of events are compared as they are written: RFC 3339 in UTC sorts by itself. A time ahead of the clock
+    counts as now, and one before its predecessor's as that.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        retention: Retention,
+        live: Sequence[Row] = (),
+        marks: Sequence[Mark] = (),
+    ) -> None:
+        self.place = checkpoint.place
+        self.trimmed = checkpoint.trimmed
+        self.last = checkpoint.last
+        self.counts = dict.fromkeys(STATES, 0) | checkpoint.counts
+        self.live = {row.id: row for row in live}
+        self.unsaved: dict[str, Row] = {}
+        """Every task that has changed since the last save."""
+        self.refused: list[int] = []
+        """Offsets refused since then, in order."""
+        self.new_marks: list[Mark] = []
+        self.unreadable = 0
+        """Entries that were no events at all, since this began."""
+        self._retention = retention
+        self._marks = deque(marks)
+        self._time = checkpoint.time
+        self._size = checkpoint.size
+        self._segment = min(SEGMENT_BYTES, retention.size // SEGMENTS)
+        self._plan_mark()
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.place, self.trimmed, self.last, self.counts, self._time, self._size)
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(self.trimmed + 1, max(self.last, self.trimmed), self.place.identity)
+
+    def row(self, id: str) -> Row | None:
+        return self.live.get(id) or self.unsaved.get(id)
+
+    # Folding
+
+    def unknown(self, heads: Sequence[Head | None]) -> set[str]:
+        """Tasks that may have ended before the last save: the table must tell."""
+        ids = {head.id for head in heads if head is not None}
+        return ids - self.live.keys() - self.unsaved.keys()
+
+    def take(
+        self, entries: Sequence[Entry], heads: Sequence[Head | None], ended: Container[str], now: float
+    ) -> tuple[list[Entry], list[Row]]:
+        """Fold entries, of which `heads` are read and `ended` says which of the `unknown` tasks have ended.
+
+        Returns what is shown, and the tasks that have begun to wait.
+        """
+        live, unsaved, refuse = self.live, self.unsaved, self.refused.append
+        time, latest = "", timestamp(now)
+        shown: list[Entry] = []
+        waiting: list[Row] = []
+        for entry, head in zip(entries, heads, strict=True):
+            if head is None:
+                self.unreadable += 1
+                refuse(entry.offset)
+                continue
+            id = head.id
+            row = live.get(id)
+            known = row.record if row is not None else None
+            record = None if row is None and (id in unsaved or id in ended) else apply(known, head)
+            if record is None:
+                refuse(entry.offset)
+                continue
+            if row is None or known is None:
+                row = live[id] = _new_row(head, record, entry.offset)
+                self.counts[record.state] += 1
+            elif record.state != known.state:
+                self.counts[known.state] -= 1
+                self.counts[record.state] += 1
+            row.record, row.last, row.body = record, entry.offset, entry.body
+            if not row.name and head.type == "task":
+                row.name = intern(head.task.name)
+            unsaved[id] = row
+            if record.final:
+                del live[id]
+            elif head.type == "task" and head.task.state != "running":
+                row.time, row.delay = head.time, head.task.delay or 0.0
+                waiting.append(row)
+            if self._size >= self._next_mark_size or head.time >= self._next_mark_time:
+                self._mark(entry.offset, min(head.time, latest))
+            self._size += len(entry.body)
+            time = head.time
+            shown.append(entry)
+        if shown:
+            self.last = shown[-1].offset
+            self._time = max(self._time, min(time, latest))
+        if entries:
+            self.place = cursor_at(self.place.identity, *entries[-1])
+        return shown, waiting
+
+    def _mark(self, offset: int, time: str) -> None:
+        if self._marks:
+            time = max(time, self._marks[-1].time)
+        mark = Mark(offset, time, self._size)
+        self._marks.append(mark)
+        self.new_marks.append(mark)
+        self._plan_mark()
+
+    def _plan_mark(self) -> None:
+        """When the next segment begins: at once where there is none."""
+        if not self._marks:
+            self._next_mark_size, self._next_mark_time = 0, ""
+            return
+        mark = self._marks[-1]
+        self._next_mark_size = mark.size + self._segment
+        began = seconds_of(mark.time)
+        self._next_mark_time = "" if began is None else timestamp(began + self._retention.age / SEGMENTS)
+
+    # Forgetting
+
+    def outlived(self, now: float) -> int:
+        """The last offset that is not to be shown any more, by our own retention."""
+        oldest = timestamp(now - self._retention.age)
+        trimmed = self.trimmed
+        for mark, end, time in self._segments():
+            if time >= oldest and self._size - mark.size <= self._retention.size:
+                break
+            trimmed = end
+        return trimmed
+
+    def steps(self, trimmed: int) -> list[int]:
+        """The way to this offset in steps that take a few milliseconds each."""
+        ends = [end for _, end, _ in takewhile(lambda segment: segment[1] < trimmed, self._segments())]
+        return [*ends, trimmed] if trimmed > self.trimmed else []
+
+    def _segments(self) -> Iterator[tuple[Mark, int, str]]:
+        """Each one's beginning, the last offset before the next one, and when that was written at the latest."""
+        for mark, following in pairwise(self._marks):
+            yield mark, following.offset - 1, following.time
+        if self._marks:
+            yield self._marks[-1], self.last, max(self._time, self._marks[-1].time)
+
+    def trim(self, trimmed: int, forgotten: Mapping[State, int]) -> None:
+        """Show nothing up to this offset; so many tasks that had ended by then are forgotten with it."""
+        self.trimmed = trimmed
+        marks = self._marks
+        while (segment := next(self._segments(), None)) is not None and segment[1] <= trimmed:
+            marks.popleft()
+        if not marks:
+            self._plan_mark()
+        for state, number in forgotten.items():
+            self.counts[state] -= number
+
+    def saved(self) -> None:
+        """What has changed is on disk now."""
+        for row in self.unsaved.values():
+            row.seal()
+        self.unsaved.clear()
+        self.refused.clear()
+        self.new_marks.clear()
+
+
+def read_heads(entries: Sequence[Entry]) -> list[Head | None]:
+    return [read_head(entry.body) for entry in entries]
+
+
+def _new_row(head: Head, record: Record, offset: int) -> Row:
+    row = Row(head.id, "", None if head.owner is None else intern(head.owner), offset, offset, record)
+    if head.type == "task":
+        row.expires_at, row.fingerprint = head.task.expires_at, head.task.fingerprint
+    return row

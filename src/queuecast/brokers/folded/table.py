@@ -1,0 +1,311 @@
+"""What the fold made of one log, in a private SQLite file that may be thrown away at any time.
+
+Nothing is ever synced: a kill undoes no commit, and a file that an outage of the machine may have torn is not used
+(`_BOOT`). A file that is damaged, another program's, or of another version is deleted and begun anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from ...lifecycle import LIVE, Record
+from ...task import STATES, State
+from .fold import Checkpoint, Fold, Mark
+from .row import Row
+
+logger = logging.getLogger(__name__)
+
+VERSION: Final = 1
+"""Of the tables and of what the fold decides. Raise it with either: files of another one are thrown away."""
+
+CACHE_KIB: Final = 16_000
+"""Page cache of one log's file, filled only as needed: the hot end of the indexes of a million tasks."""
+
+WAL_PAGES: Final = 4_000
+"""Pages in the write-ahead log, about 16 MB, after which they are copied into the file."""
+
+ASKED_AT_ONCE: Final = 256
+"""Ids in one question."""
+
+_SUCCEEDED: Final = STATES.index("succeeded")
+
+SCHEMA: Final = f"""
+-- A row's key is its first event, so that rows lie in the order of submission. `id` is 16 bytes for a UUID. `live`
+-- holds what only a task that has not ended needs.
+CREATE TABLE task (
+    first INTEGER PRIMARY KEY,
+    id NOT NULL,
+    name TEXT NOT NULL,
+    owner TEXT,
+    state INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    digest INTEGER NOT NULL,
+    fingerprint BLOB,
+    live BLOB
+);
+CREATE UNIQUE INDEX task_id ON task (id);
+CREATE INDEX task_owner ON task (owner) WHERE owner IS NOT NULL;
+CREATE INDEX task_ended ON task (last) WHERE live IS NULL;
+CREATE INDEX task_state ON task (state) WHERE state <> {_SUCCEEDED};
+
+CREATE TABLE refused (offset INTEGER PRIMARY KEY);
+CREATE TABLE mark (offset INTEGER PRIMARY KEY, time TEXT NOT NULL, size INTEGER NOT NULL);
+CREATE TABLE checkpoint (only INTEGER PRIMARY KEY CHECK (only = 1), body BLOB NOT NULL);
+CREATE TABLE stamp (boot TEXT NOT NULL);
+"""
+
+_SAVE: Final = (
+    "INSERT INTO task VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (first) DO UPDATE SET "
+    "name = excluded.name, state = excluded.state, attempt = excluded.attempt, last = excluded.last, "
+    "digest = excluded.digest, live = excluded.live"
+)
+_COLUMNS: Final = "first, id, name, owner, state, attempt, last, digest, fingerprint, live"
+
+
+class Damaged(Exception):
+    """The file cannot be used: `renew` and fold the log again."""
+
+
+class Saved(NamedTuple):
+    """What a file holds of a log."""
+
+    checkpoint: Checkpoint
+    live: list[Row]
+    marks: list[Mark]
+
+
+class _Live(Struct, frozen=True, array_like=True):
+    """What a row has more while its task lives."""
+
+    record: Record
+    time: str
+    delay: float
+    expires_at: str | None
+
+
+_encode: Final = msgspec.msgpack.encode
+_live: Final = msgspec.msgpack.Decoder(_Live).decode
+_checkpoint: Final = msgspec.msgpack.Decoder(Checkpoint).decode
+
+
+class Table:
+    """One log's file. May be used from any thread, but from one at a time; all but `open` raise `Damaged`."""
+
+    def __init__(self, file: Path | None) -> None:
+        """Without a file all is kept in memory."""
+        self._file = file
+        self._db: sqlite3.Connection | None = None
+
+    def open(self) -> Saved | None:
+        """What the file holds; None where it is begun anew."""
+        try:
+            return self._open()
+        except Damaged as error:
+            logger.info("%s; it is begun anew", error)
+            self.renew()
+            return None
+
+    def renew(self) -> None:
+        """Delete the file and begin anew; in memory where that fails."""
+        self.close()
+        try:
+            self._remove()
+            self._open()
+        except (Damaged, OSError) as error:
+            logger.warning("what queuecast knows of a log is kept in memory now: %s", error)
+            self.close()
+            self._file = None
+            self._open()
+
+    def close(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with suppress(sqlite3.Error):
+                db.close()
+
+    # Writing
+
+    def save(self, fold: Fold, trimmed: int) -> Mapping[State, int]:
+        """What has changed since the last save, and forget what had ended by `trimmed`: how many in which state."""
+        rows = [_row_values(row) for row in fold.unsaved.values()]
+        with self._working() as db:
+            db.execute("BEGIN")
+            db.executemany(_SAVE, rows)
+            db.executemany("INSERT INTO refused VALUES (?)", [(offset,) for offset in fold.refused])
+            db.executemany("INSERT INTO mark VALUES (?, ?, ?)", fold.new_marks)
+            forgotten = _forget(db, trimmed) if trimmed > fold.trimmed else {}
+            counts = {state: number - forgotten.get(state, 0) for state, number in fold.counts.items()}
+            checkpoint = msgspec.structs.replace(fold.checkpoint, trimmed=trimmed, counts=counts)
+            db.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?)", (_encode(checkpoint),))
+            db.execute("COMMIT")
+        return forgotten
+
+    # Asking
+
+    def row(self, id: str) -> Row | None:
+        with self._working() as db:
+            found = db.execute(f"SELECT {_COLUMNS} FROM task WHERE id = ?", (_key(id),)).fetchone()
+            return None if found is None else _row(found)
+
+    def known(self, ids: Collection[str]) -> set[str]:
+        """Which of these it holds."""
+        keys = {_key(id): id for id in ids}
+        asked = list(keys)
+        found: set[str] = set()
+        with self._working() as db:
+            for start in range(0, len(asked), ASKED_AT_ONCE):
+                some = asked[start : start + ASKED_AT_ONCE]
+                holes = ", ".join("?" * len(some))
+                found.update(keys[key] for (key,) in db.execute(f"SELECT id FROM task WHERE id IN ({holes})", some))
+        return found
+
+    def page(self, *, state: State | None, owner: str | None, before: str | None, limit: int) -> list[Row]:
+        """Newest first, before the task `before`, which is not among them."""
+        conditions, parameters = ["first < ?"], [self._first_of(before)]
+        if state is not None:
+            conditions.append(f"state = {STATES.index(state)}")
+        if owner is not None:
+            conditions.append("owner = ?")
+            parameters.append(owner)
+        index = "INDEXED BY task_owner" if owner is not None else ""
+        sql = f"SELECT {_COLUMNS} FROM task {index} WHERE {' AND '.join(conditions)} ORDER BY first DESC LIMIT ?"
+        with self._working() as db:
+            return [_row(found) for found in db.execute(sql, (*parameters, limit))]
+
+    def refused(self, first: int, last: int) -> set[int]:
+        """Offsets that the fold refused, from `first` to `last`."""
+        with self._working() as db:
+            return {
+                offset
+                for (offset,) in db.execute("SELECT offset FROM refused WHERE offset BETWEEN ? AND ?", (first, last))
+            }
+
+    def _first_of(self, id: str | None) -> Any:
+        if id is None:
+            return _ENDLESS
+        row = self.row(id)
+        return 0 if row is None else row.first
+
+    # The file
+
+    def _open(self) -> Saved | None:
+        if self._file is not None and not self._file.exists():
+            self._create(self._file)
+        self._db = sqlite3.connect(
+            self._file or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=512
+        )
+        with self._working() as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=OFF")
+            db.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
+            db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            if not tables:
+                db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+                db.execute("INSERT INTO stamp VALUES (?)", (_BOOT,))
+                return None
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version != VERSION:
+                raise Damaged(f"{self._file} is of version {version}, and this program's is {VERSION}")
+            if db.execute("SELECT boot FROM stamp").fetchone() != (_BOOT,):
+                raise Damaged(f"{self._file} is older than the machine's last start")
+            return _read_saved(db)
+
+    def _create(self, file: Path) -> None:
+        try:
+            os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise Damaged(f"{file} cannot be made: {error.strerror}") from error
+
+    def _remove(self) -> None:
+        if self._file is not None:
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{self._file}{suffix}").unlink(missing_ok=True)
+
+    @contextmanager
+    def _working(self) -> Iterator[sqlite3.Connection]:
+        if self._db is None:
+            raise Damaged(f"{self._file} is closed")
+        try:
+            yield self._db
+        except (sqlite3.Error, msgspec.MsgspecError, ValueError, IndexError, TypeError) as error:
+            raise Damaged(f"{self._file} cannot be used: {error}") from error
+
+
+def _read_saved(db: sqlite3.Connection) -> Saved | None:
+    found = db.execute("SELECT body FROM checkpoint").fetchone()
+    if found is None:
+        return None
+    states = ", ".join(str(STATES.index(state)) for state in LIVE)
+    live = db.execute(f"SELECT {_COLUMNS} FROM task WHERE state IN ({states}) AND state <> {_SUCCEEDED}")
+    marks = db.execute("SELECT offset, time, size FROM mark ORDER BY offset")
+    return Saved(_checkpoint(found[0]), [_row(values) for values in live], [Mark(*values) for values in marks])
+
+
+def _forget(db: sqlite3.Connection, trimmed: int) -> dict[State, int]:
+    forgotten: dict[State, int] = {}
+    for (state,) in db.execute("DELETE FROM task WHERE last <= ? AND live IS NULL RETURNING state", (trimmed,)):
+        forgotten[STATES[state]] = forgotten.get(STATES[state], 0) + 1
+    db.execute("DELETE FROM refused WHERE offset <= ?", (trimmed,))
+    (begun,) = db.execute("SELECT max(offset) FROM mark WHERE offset <= ?", (trimmed + 1,)).fetchone()
+    if begun is not None:
+        db.execute("DELETE FROM mark WHERE offset < ?", (begun,))
+    return forgotten
+
+
+def _row_values(row: Row) -> tuple[Any, ...]:
+    row.seal()
+    record = row.record
+    fingerprint = None if row.fingerprint is None else row.fingerprint.encode()
+    live = None if record.final else _encode(_Live(record, row.time, row.delay, row.expires_at))
+    state = _NUMBERS[record.state]
+    key = _key(row.id)
+    return row.first, key, row.name, row.owner, state, record.attempt, row.last, row.check, fingerprint, live
+
+
+def _row(values: Sequence[Any]) -> Row:
+    first, key, name, owner, state, attempt, last, check, fingerprint, live = values
+    id = key if isinstance(key, str) else _id(key)
+    fingerprint = None if fingerprint is None else fingerprint.decode()
+    if live is None:
+        return Row(id, name, owner, first, last, Record(STATES[state], attempt), fingerprint=fingerprint, check=check)
+    more = _live(live)
+    return Row(id, name, owner, first, last, more.record, more.time, more.delay, more.expires_at, fingerprint, check)
+
+
+def _key(id: str) -> bytes | str:
+    """A UUID as its sixteen bytes; what is written in any other way stays text."""
+    if len(id) == 36:
+        with suppress(ValueError):
+            raw = bytes.fromhex(id.replace("-", ""))
+            if _id(raw) == id:
+                return raw
+    return id
+
+
+def _id(raw: bytes) -> str:
+    digits = raw.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def _boot() -> str:
+    """Names this run of the machine; "" where the system does not tell."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+_BOOT: Final = _boot()
+_NUMBERS: Final[Mapping[State, int]] = {state: number for number, state in enumerate(STATES)}
+_ENDLESS: Final = (1 << 63) - 1
+"""Beyond every offset."""
