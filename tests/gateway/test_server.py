@@ -337,12 +337,11 @@ def test_on_uvloop(monkeypatch):
     async def scenario():
         async with World() as world:
             run = await world.run()
-            port = asyncio.get_running_loop().create_future()
-            config = uvicorn.Config(Face(world.hub), port=0, http=StreamProtocol, ws="none", log_config=None)
-            server = Server(config, world.hub.drain, 0.1, port.set_result)
-            serving = asyncio.create_task(server.serve())
-            slow = await Reader.get(await port, receive_buffer=4096)
-            quick = await Reader.get(port.result())
+            sockets = await listen("127.0.0.1", 0)
+            port = sockets[0].getsockname()[1]
+            serving = asyncio.create_task(serve(Face(world.hub), sockets, drain=world.hub.drain, drain_seconds=0.1))
+            slow = await Reader.get(port, receive_buffer=4096)
+            quick = await Reader.get(port)
             await slow.opened()
             await quick.opened()
             sent = 0
