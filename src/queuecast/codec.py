@@ -11,7 +11,7 @@ from msgspec.structs import force_setattr
 
 from .errors import TooLarge
 from .event import MAX_EVENT_BYTES, Event, Head
-from .task import MAX_TASK_BYTES, TOO_DEEP, Task, is_too_deep
+from .task import MAX_DEPTH, MAX_TASK_BYTES, TOO_DEEP, Task, is_too_deep
 
 _encode = msgspec.json.Encoder().encode
 _decode_task = msgspec.json.Decoder(Task).decode

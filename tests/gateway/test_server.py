@@ -16,7 +16,7 @@ from starlette.routing import Mount
 
 from queuecast import Queuecast
 from queuecast.gateway import server as server_module
-from queuecast.gateway.server import Server, StreamProtocol, drain_at_signals, listen, serve
+from queuecast.gateway.server import StreamProtocol, drain_at_signals, listen, serve
 from queuecast.hub import window as window_module
 
 from .serving import Face, Reader, hello, serving

@@ -42,16 +42,17 @@ def make_broker(url: str) -> Broker:
 
 
 def _rabbitmq(url: str, settings: dict[str, str], retention: Retention) -> Broker:
+    from urllib.parse import urlencode, urlsplit, urlunsplit
+
     from .folded.broker import FoldedBroker
-    from .folded.state import table_for
 
     try:
         from .rabbitmq import RabbitDriver
     except ModuleNotFoundError as error:
-        raise ConfigurationError(f"{url!r} needs pika: pip install 'queuecast[rabbitmq]'") from error
+        raise ConfigurationError("RabbitMQ needs pika: pip install 'queuecast[rabbitmq]'") from error
     state = settings.pop("state", None)
-    driver = RabbitDriver(url, retention, settings)
-    return FoldedBroker(url, retention, driver, lambda: table_for(url, state))
+    own = urlunsplit(urlsplit(url)._replace(query=urlencode(settings)))
+    return FoldedBroker(url, retention, RabbitDriver(own, retention), state)
 
 
 def _path(url: str) -> str:

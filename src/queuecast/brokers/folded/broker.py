@@ -13,7 +13,8 @@ from ...codec import encode_event
 from ...control import TaskEnded, encode_control
 from ...errors import BrokerUnavailable, QueuecastError
 from ...event import Event, ResultEvent
-from ...task import State, Task
+from ...task import State as TaskState
+from ...task import Task
 from ..base import CONTROL, Bounds, Broker, Consumer, Entry, External, OnLost, Receipt, Retention, Status
 from .admission import Admission
 from .consumer import FoldedConsumer
@@ -22,8 +23,8 @@ from .dead import DeadLetters
 from .driver import Driver
 from .following import Following
 from .projection import Projection
+from .state import State, state_for
 from .submitting import Submitting
-from .table import Table
 from .writing import Writing
 
 
@@ -34,13 +35,13 @@ class FoldedBroker(Broker):
 
     is_open_to_foreign: ClassVar[bool] = True
 
-    def __init__(self, url: str, retention: Retention, driver: Driver, table: Callable[[], Table]) -> None:
-        """`table` opens this process's file for its projections."""
+    def __init__(self, url: str, retention: Retention, driver: Driver, state: str | None = None) -> None:
+        """`state` is the folder for the files of projections; without it, the user's cache folder."""
         self.url = url
         self.retention = retention
         self._driver = driver
-        self._open_table = table
-        self._table: Table | None = None
+        self._state_folder = state
+        self._state: State | None = None
         self._unusable = "the broker is not open"
         self._external: dict[str, External | None] = {}
         self._following: dict[str, asyncio.Task[Following]] = {}
@@ -70,8 +71,8 @@ class FoldedBroker(Broker):
                 await each.stop()
         await self._control.stop()
         await self._driver.close()
-        if self._table is not None:
-            self._table.close()
+        if self._state is not None:
+            self._state.close()
 
     async def declare(self, queue: str, external: External | None = None) -> None:
         self._check()
@@ -136,7 +137,7 @@ class FoldedBroker(Broker):
         self,
         queue: str,
         *,
-        state: State | None = None,
+        state: TaskState | None = None,
         owner: str | None = None,
         before: str | None = None,
         limit: int = 100,
@@ -144,7 +145,7 @@ class FoldedBroker(Broker):
         projection = await self._follow(queue)
         return await projection.statuses(state=state, owner=owner, before=before, limit=limit)
 
-    async def counts(self) -> Mapping[str, Mapping[State, int]]:
+    async def counts(self) -> Mapping[str, Mapping[TaskState, int]]:
         return {queue: (await self._follow(queue)).counts() for queue in tuple(self._external)}
 
     async def oldest_due(self, queue: str) -> float | None:
@@ -192,10 +193,17 @@ class FoldedBroker(Broker):
         return (await asyncio.shield(task)).projection
 
     async def _begin(self, queue: str) -> Following:
-        if self._table is None:
-            self._table = self._open_table()
-        projection = Projection(self._driver, queue, self.retention, self._table)
-        following = Following(self._driver, projection, queue, self._external.get(queue))
+        if self._state is None:
+            self._state = state_for(self.url, self._state_folder)
+        external = self._external.get(queue)
+        projection = Projection(
+            self._driver,
+            queue,
+            self.retention,
+            self._state.table(queue),
+            reply_within=None if external is None else external.reply_within,
+        )
+        following = Following(self._driver, projection, queue, external)
         try:
             await following.start()
         except BaseException:

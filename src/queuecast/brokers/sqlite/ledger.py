@@ -39,12 +39,18 @@ _SAVE_QUEUE: Final = (
 _RECORD: Final = "state, attempt, run, seq, earlier, alone, losses"
 _ROW: Final = f"pos, id, {_RECORD}, next_attempt, due, claim, expires, last"
 _LOAD_ROWS: Final = f"SELECT {_ROW} FROM task WHERE queue = ? AND id IN (SELECT value FROM json_each(?))"
-_FOLDED: Final = "state = ?, attempt = ?, run = ?, seq = ?, earlier = ?, alone = ?, losses = ?, last = ?"
+
+# Only numbers, `str` and `bytearray` reach SQLite as they are. For each None, bool and bytes Python's module looks for
+# an adapter first, a third of all instructions of a task. So what is mostly NULL is written as '' or in the statement.
+_FOLDED: Final = (
+    "state = ?, attempt = ?, run = nullif(?, ''), seq = ?, earlier = nullif(?, ''), alone = ?, losses = ?, last = ?"
+)
 _SAVE_RECORD: Final = f"UPDATE task SET {_FOLDED} WHERE pos = ?"
 _SAVE_ROW: Final = f"UPDATE task SET {_FOLDED}, next_attempt = ?, due = ?, claim = ?, expires = ? WHERE pos = ?"
+_LET_GO: Final = f"UPDATE task SET {_FOLDED}, due = NULL, claim = NULL, expires = NULL WHERE pos = ?"
 _ADD_ROW: Final = (
-    f"INSERT INTO task ({_RECORD}, last, next_attempt, due, claim, expires, pos, queue, id, name, owner, body) "
-    f"VALUES ({', '.join('?' * 18)})"
+    f"INSERT INTO task ({_RECORD}, last, next_attempt, due, expires, pos, queue, id, name, owner, body) "
+    "VALUES (?, ?, nullif(?, ''), ?, nullif(?, ''), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, ''), ?)"
 )
 
 NEXT_DUE: Final = "SELECT due FROM task WHERE queue = ? AND due IS NOT NULL ORDER BY due LIMIT 1"
@@ -98,10 +104,20 @@ class Row(msgspec.Struct, gc=False):
 
     def folded(self) -> tuple[object, ...]:
         record = self.record
-        earlier = " ".join(record.earlier) or None
         return (
-            record.state, record.attempt, record.run, record.seq, earlier, record.alone, record.losses, self.last,
-        )  # fmt: skip
+            record.state,
+            record.attempt,
+            record.run or "",
+            record.seq,
+            " ".join(record.earlier),
+            int(record.alone),
+            record.losses,
+            self.last,
+        )
+
+    def let_go(self) -> bool:
+        """Nobody holds it or waits for it any more."""
+        return self.due is None and self.claim is None and self.expires is None
 
     def place(self) -> tuple[object, ...]:
         return self.next_attempt, self.due, self.claim, self.expires
@@ -138,7 +154,7 @@ class Ledger:
         self._rows: dict[tuple[str, str], Row] = {}
         self._changed: dict[int, Row] = {}
         self._fresh: list[Row] = []
-        self._entries: list[tuple[int, float, bytes]] = []
+        self._entries: list[tuple[int, float, bytearray]] = []
         self.expires_next = inf
         """When the first of the tasks offered here expires."""
         self.behind = False
@@ -185,7 +201,7 @@ class Ledger:
         queue.changed = queue.grew = True
         if queue.oldest is None:
             queue.oldest = self.now
-        self._entries.append((position(queue.no, queue.head), self.now, body))
+        self._entries.append((position(queue.no, queue.head), self.now, bytearray(body)))
         return queue.head
 
     def append(self, name: str, event: Event, body: bytes) -> None:
@@ -320,9 +336,17 @@ class Ledger:
         for row in self._fresh:
             self._changed.pop(row.pos, None)
         self.db.executemany(_ADD_ROW, map(_new_columns, self._fresh))
-        changed = self._changed.values()
-        self.db.executemany(_SAVE_RECORD, [(*row.folded(), row.pos) for row in changed if not row.moved])
-        self.db.executemany(_SAVE_ROW, [(*row.folded(), *row.place(), row.pos) for row in changed if row.moved])
+        stayed, moved, let_go = [], [], []
+        for row in self._changed.values():
+            if not row.moved:
+                stayed.append((*row.folded(), row.pos))
+            elif row.let_go():
+                let_go.append((*row.folded(), row.pos))
+            else:
+                moved.append((*row.folded(), *row.place(), row.pos))
+        self.db.executemany(_SAVE_RECORD, stayed)
+        self.db.executemany(_SAVE_ROW, moved)
+        self.db.executemany(_LET_GO, let_go)
         self.db.executemany("INSERT INTO event VALUES (?, ?, ?)", self._entries)
         written = sum(len(body) for *_, body in self._entries) + sum(len(row.body) for row in self._fresh)
         self.load += written // PAGE_BYTES + (len(self._fresh) + len(self._changed)) // 4
@@ -407,4 +431,15 @@ def _row(queue: QueueRow, found: tuple[Any, ...]) -> Row:
 def _new_columns(row: Row) -> tuple[object, ...]:
     task = row.task
     assert task is not None, "only a row that has yet to be inserted is fresh"
-    return (*row.folded(), *row.place(), row.pos, row.queue.no, task.id, task.name, task.owner, row.body)
+    return (
+        *row.folded(),
+        row.next_attempt,
+        row.due,
+        row.expires,
+        row.pos,
+        row.queue.no,
+        task.id,
+        task.name,
+        task.owner or "",
+        bytearray(row.body),
+    )
