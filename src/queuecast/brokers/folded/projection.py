@@ -110,6 +110,8 @@ class Projection:
         self._plan = Plan({}, None)
         self._changed = asyncio.Event()
         self._stopped = False
+        self._upto = -1
+        """Everything up to this offset is folded; there may be no event at it."""
         self._own = 0
         self._beginnings = 0
         """How often all was thrown away."""
@@ -176,14 +178,14 @@ class Projection:
         """Returns once the log is folded up to this offset. Raises `BrokerUnavailable`."""
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                while self._fold is None or self._fold.place.offset < offset:
+                while self._fold is None or self._upto < offset:
                     await self._change()
         except TimeoutError as error:
             raise BrokerUnavailable(f"the log of {self.queue} is still being read: try again") from error
 
     async def _reach(self, end: Bounds) -> bool:
         beginnings = self._beginnings
-        while (fold := self._fold) is None or fold.place.identity != end.identity or fold.place.offset < end.last:
+        while (fold := self._fold) is None or fold.place.identity != end.identity or self._upto < end.last:
             await self._change()
             if beginnings != self._beginnings:
                 return False
@@ -381,7 +383,7 @@ class Projection:
                         turn = 0
                         self._wake()
                         await asyncio.sleep(0)
-                self._own = max(self._own, page.own)
+                self._upto, self._own = page.upto, max(self._own, page.own)
                 self._wake()
 
     def _place_in(self, bounds: Bounds) -> Cursor:
@@ -500,7 +502,7 @@ class Projection:
         """Fold the same log again: readers wait until it has come to where they are."""
         self._table.renew()
         self._fold = None
-        self._own = 0
+        self._upto, self._own = -1, 0
         self._beginnings += 1
         self._wake()
 
