@@ -937,7 +937,8 @@ class Bounding(Suite):
         before = await broker.bounds(QUEUE)
         await broker.close()
         assert before.identity == identity
-        assert await (await connect()).bounds(QUEUE) == before
+        after = await (await connect()).bounds(QUEUE)
+        assert (after.identity, after.last) == (before.identity, before.last)
 
     async def test_a_log_that_takes_anothers_place_has_another_identity(self, connect, open_fresh):
         identity = (await (await connect()).bounds(QUEUE)).identity
@@ -1167,7 +1168,8 @@ class Projecting(Suite):
         [receipt] = await broker.submit([task := new_task(owner="ann")])
         status = await elsewhere.status(QUEUE, task.id)
         assert (status.id, status.queue, status.name, status.owner) == (task.id, QUEUE, "render", "ann")
-        assert (status.state, status.attempt, status.cursor) == ("queued", 1, receipt.cursor)
+        assert (status.state, status.attempt) == ("queued", 1)
+        assert status.cursor.offset >= receipt.cursor.offset
         assert status.first == (await entries_of(broker))[0].offset
         assert (status.progress, status.result, status.error) == (None, None, None)
 
@@ -1283,7 +1285,7 @@ class Projecting(Suite):
         assert await broker.oldest_due(QUEUE) == pytest.approx(tasks[0].submitted_at, abs=0.5)
         async with consuming(broker) as deliveries:
             await finish(await anext(deliveries))
-            await anext(deliveries)
+            await begin(await anext(deliveries))
             assert await broker.oldest_due(QUEUE) is None
 
     async def test_a_task_is_loaded_as_it_was_submitted(self, connect):

@@ -97,7 +97,8 @@ class Processes(Suite):
         for task in new_tasks(5):
             await broker.submit([task])
             assert await worker.told() == ["ran", task.id]
-            assert story(await shown(broker, of=task.id)) == ["queued", "running", "succeeded"]
+            # The worker may have been quicker than the task's own first event.
+            assert story(await shown(broker, of=task.id))[-2:] == ["running", "succeeded"]
 
     @pytest.mark.bound(60)
     async def test_an_event_wakes_a_reader_in_another_process(self, connect, start):

@@ -282,7 +282,7 @@ async def verify(broker: Broker, queue: str, cursor: Cursor) -> int:
     if cursor.offset < bounds.first - 1:
         raise ResetRequired("trimmed")
     anchored = cursor.offset >= bounds.first
-    if not anchored and bounds.identity is None and cursor.offset:
+    if not anchored and bounds.identity is None and cursor != beginning(None, cursor.offset):
         raise ResetRequired("trimmed")
     if anchored and digest(await broker.at(queue, cursor.offset)) != cursor.digest:
         raise ResetRequired("diverged")

@@ -120,6 +120,8 @@ class FoldedBroker(Broker):
                 yield batch
 
     async def bounds(self, queue: str) -> Bounds:
+        if queue != CONTROL:
+            return (await self._up_to_date(queue)).bounds()
         return (await self._log(queue)).bounds()
 
     async def at(self, queue: str, offset: int) -> bytes:
@@ -131,7 +133,9 @@ class FoldedBroker(Broker):
     # The projection
 
     async def status(self, queue: str, id: str) -> Status | None:
-        return await (await self._follow(queue)).status(id)
+        status = await (await self._follow(queue)).status(id)
+        # Another process may have submitted it a moment ago.
+        return status or await (await self._up_to_date(queue)).status(id)
 
     async def statuses(
         self,
@@ -219,7 +223,7 @@ class FoldedBroker(Broker):
     async def _up_to_date(self, queue: str) -> Projection:
         """The projection, with everything in it that is durable by now."""
         projection = await self._follow(queue)
-        await projection.reaches((await self._driver.bounds(queue)).last)
+        await projection.caught_up()
         return projection
 
     def _write(self, log: str, bodies: Sequence[bytes]) -> Awaitable[object]:

@@ -157,7 +157,12 @@ def _mark(value: Any) -> LeaseMark | None:
 
 
 def _number(value: Any) -> float | None:
-    """Positive and finite, else None."""
+    """Positive and finite, else None. A float comes as its text: few AMQP clients can read the protocol's own."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
         return float(value)
     return None
