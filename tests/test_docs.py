@@ -4,6 +4,8 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -18,7 +20,25 @@ def test_the_readmes_first_program_is_the_example():
     assert shown == (ROOT / "examples" / "quickstart.py").read_text()
 
 
+@pytest.mark.parametrize("page", ["pika-to-live-pages.md", "pika-to-live-pages.zh.md"])
+def test_what_the_page_about_pika_shows_is_in_the_examples(page):
+    programs = [
+        file.read_text() for file in (ROOT / "examples" / "classic").iterdir() if file.suffix in (".py", ".html")
+    ]
+    shown = re.findall(r"```(?:python|js)\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    pieces = [piece for block in shown for piece in re.split(r"\n{2,}", block.strip()) if len(piece.splitlines()) > 1]
+    assert len(pieces) > 5
+    for piece in pieces:
+        assert any(as_shown(piece) in as_shown(program) for program in programs), piece
+
+
+def as_shown(text):
+    """However far it is indented, and whatever it says meanwhile."""
+    lines = (line.strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if not line.startswith("print("))
+
+
 def test_every_page_that_is_linked_exists():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("spec/*.md"), *ROOT.glob("examples/**/*.md")]:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"

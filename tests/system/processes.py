@@ -64,7 +64,7 @@ class Lines:
 class Process:
     """One process. `ready` is what it says once it is."""
 
-    def __init__(self, name, arguments, ready, environment):
+    def __init__(self, name, arguments, ready, environment, folder):
         self.name = name
         self._ready = ready
         self._popen = subprocess.Popen(
@@ -74,7 +74,7 @@ class Process:
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            cwd=TESTS,
+            cwd=folder,
             env=environment,
         )
         self.out = Lines(self._popen.stdout)
@@ -142,11 +142,15 @@ class Machine:
         arguments = ("demo", "--port", port, "--folder", self.folder)
         return self.start("demo", "queuecast", *arguments, ready="listening on")
 
-    def start(self, name, *arguments, ready=""):
-        """`python -m ARGUMENTS`, with the environment of this machine and nothing of who runs the tests."""
+    @property
+    def variables(self):
+        """What its processes find in their environment."""
+        return {"QUEUECAST_BROKER": self.broker, "WITNESS": str(self.witness), "PYTHONUNBUFFERED": "1"}
+
+    def start(self, name, *arguments, ready="", folder=TESTS):
+        """`python -m ARGUMENTS` in a folder, with the environment of this machine and nothing of who runs the tests."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("QUEUECAST_")}
-        own = {"QUEUECAST_BROKER": self.broker, "WITNESS": str(self.witness), "PYTHONUNBUFFERED": "1"}
-        process = Process(name, arguments, ready, inherited | own)
+        process = Process(name, arguments, ready, inherited | self.variables, folder)
         self._processes.append(process)
         return process
 

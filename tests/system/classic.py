@@ -1,0 +1,128 @@
+"""The programs of examples/classic as they are, on a RabbitMQ, and a plain program of the tests' own."""
+
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pika
+import pika.exceptions
+from servers.waiting import wait_until
+
+from .processes import Machine
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "classic"
+
+QUEUES = ("task_queue", "orders")
+"""The names are the examples', so that one run of these tests has a broker for itself at a time."""
+
+LOCK = "queuecast.tests.classic"
+"""An exclusive queue: whoever has it uses those names."""
+
+LOCK_SECONDS = 180
+"""A failure bound: how long another run may need with them."""
+
+SECONDS = 20
+"""A failure bound for an answer."""
+
+PREFETCH = 100
+
+
+class Classic(Machine):
+    """A machine whose processes share a RabbitMQ."""
+
+    def __init__(self, folder, url):
+        super().__init__(folder)
+        self.url = url
+        self.gate = folder / "gate"
+
+    @property
+    def broker(self):
+        return self.url
+
+    @property
+    def variables(self):
+        return super().variables | {"AMQP_URL": self.url, "GATE": str(self.gate), "HOME": str(self.folder)}
+
+    def server(self, port, program="server"):
+        uvicorn = ("uvicorn", f"{program}:app", "--port", port, "--http", "queuecast.gateway.server:StreamProtocol")
+        return self.start(program, *uvicorn, ready="Uvicorn running on", folder=EXAMPLES)
+
+    def shop(self, port):
+        """Gateway and worker."""
+        return self.start("shop", "queuecast", "run", "shop:qc", "--port", port, ready="is ready", folder=EXAMPLES)
+
+    def plain(self, program, *arguments):
+        return self.start(program, program, *arguments, folder=EXAMPLES)
+
+
+@contextmanager
+def alone_on(url):
+    """Nobody else uses the examples' names meanwhile, and nothing of them is left before or after."""
+    parameters = pika.URLParameters(url)
+    parameters.heartbeat = 0  # it is only looked after at both ends
+    connection = pika.BlockingConnection(parameters)
+    with connection:
+        wait_until(lambda: _locks(connection), "another run of these tests goes on", seconds=LOCK_SECONDS)
+        _clear(connection)
+        yield
+        _clear(connection)
+
+
+def _locks(connection):
+    with suppress(pika.exceptions.ChannelClosedByBroker):
+        return connection.channel().queue_declare(LOCK, exclusive=True)
+    return None
+
+
+def _clear(connection):
+    channel = connection.channel()
+    for queue in QUEUES:
+        for name in (queue, f"_qc.events.{queue}", f"_qc.replies.{queue}"):
+            channel.queue_delete(name)
+
+
+class Plain:
+    """A plain program in the test itself, with a reply queue of its own."""
+
+    def __init__(self, url):
+        parameters = pika.URLParameters(url)
+        self.user = parameters.credentials.username
+        self._connection = pika.BlockingConnection(parameters)
+        self._channel = self._connection.channel()
+        self._channel.confirm_delivery()
+        self.replies = self._channel.queue_declare("", exclusive=True).method.queue
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with suppress(pika.exceptions.AMQPError):
+            self._connection.close()
+
+    def publish(self, queue, body, **properties):
+        self._channel.basic_publish("", queue, body, pika.BasicProperties(**properties), mandatory=True)
+
+    def answer(self):
+        """The next one: its properties and its body."""
+        for _, properties, body in self._channel.consume(self.replies, auto_ack=True, inactivity_timeout=SECONDS):
+            self._channel.cancel()
+            assert body is not None, "no answer came"
+            return properties, body
+        raise AssertionError("the queue of the answers is gone")
+
+    def waiting(self, queue):
+        """How many messages wait for a consumer."""
+        return self._channel.queue_declare(queue, passive=True).method.message_count
+
+    def dead_letter(self, id):
+        """What the dead letters hold of this task."""
+        channel = self._connection.channel()
+        channel.basic_qos(prefetch_count=PREFETCH)
+        entries = channel.consume("_qc.dead", arguments={"x-stream-offset": "first"}, inactivity_timeout=SECONDS)
+        for method, _, body in entries:
+            assert body is not None, f"{id} is not among the dead letters"
+            channel.basic_ack(method.delivery_tag)
+            for line in body.splitlines():
+                if id.encode() in line:
+                    channel.close()
+                    return line.decode()
+        raise AssertionError("the dead letters are gone")
