@@ -116,7 +116,8 @@ class TestForeignMessages:
         assert unpacked(foreign(headers={ATTEMPT: attempt})).attempt == 1
 
     @pytest.mark.parametrize(
-        ("header", "value"), [(TIMEOUT, -1), (TIMEOUT, float("inf")), (TIMEOUT, "soon"), (TIMEOUT, "nan"), (RETRIES, -1)]
+        ("header", "value"),
+        [(TIMEOUT, -1), (TIMEOUT, float("inf")), (TIMEOUT, "soon"), (TIMEOUT, "nan"), (RETRIES, -1)],
     )
     def test_an_option_that_means_nothing_is_left_out(self, header, value):
         task = unpacked(foreign(headers={header: value})).task

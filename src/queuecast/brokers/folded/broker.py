@@ -120,9 +120,11 @@ class FoldedBroker(Broker):
                 yield batch
 
     async def bounds(self, queue: str) -> Bounds:
+        self._check()
         if queue != CONTROL:
             return (await self._up_to_date(queue)).bounds()
-        return (await self._log(queue)).bounds()
+        await self._control.caught_up()
+        return self._control.bounds()
 
     async def at(self, queue: str, offset: int) -> bytes:
         return await (await self._log(queue)).at(offset)
@@ -227,7 +229,8 @@ class FoldedBroker(Broker):
         return projection
 
     def _write(self, log: str, bodies: Sequence[bytes]) -> Awaitable[object]:
-        """Durable when it is awaited; and shown, where this process follows the log."""
+        """Durable when it is awaited; and shown, where this process follows the log. Raises `BrokerUnavailable`."""
+        self._check()
         appended = self._driver.append(log, bodies)
         if log == CONTROL:
             follower: ControlLog | Projection | None = self._control if self._control.followed else None

@@ -68,6 +68,12 @@ class ControlLog:
                 self._reading = asyncio.create_task(self._follow(), name="queuecast control log")
         await self._until(lambda: self._upto >= self._end)
 
+    async def caught_up(self) -> None:
+        """Returns when everything that was posted before this call is known. Raises `BrokerError`."""
+        await self.start()
+        end = (await self._driver.bounds(CONTROL)).last
+        await self._until(lambda: self._upto >= end)
+
     async def stop(self) -> None:
         self._closed = True
         self._wake()
