@@ -76,6 +76,8 @@ class FoldedBroker(Broker):
 
     async def declare(self, queue: str, external: External | None = None) -> None:
         self._check()
+        if queue == CONTROL:
+            return  # It is no queue, and there since the driver was opened.
         await self._driver.declare(queue, external)
         if external is not None or queue not in self._external:
             self._external[queue] = external
