@@ -26,7 +26,14 @@ LONG = 600
 """Seconds of work whose worker does not live to see its end."""
 
 
-@pytest.fixture(params=[need_rabbitmq, need_rabbitmq_4], ids=["rabbitmq", "rabbitmq-4"])
+SERVERS = [
+    pytest.param(need, id=name, marks=pytest.mark.xdist_group(name))
+    for name, need in {"rabbitmq": need_rabbitmq, "rabbitmq-4": need_rabbitmq_4}.items()
+]
+"""One test at a time on each."""
+
+
+@pytest.fixture(params=SERVERS)
 def classic(request, tmp_path):
     url = request.param()
     with alone_on(url):

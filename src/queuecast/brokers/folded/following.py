@@ -16,7 +16,7 @@ from ...codec import encode_event
 from ...errors import BrokerError, TooLarge
 from ...event import ErrorInfo, Event, ResultEvent
 from ...task import timestamp
-from ..base import External
+from ..base import External, Status
 from .driver import Driver, Handed
 from .projection import Projection
 from .wire import result_of
@@ -29,8 +29,8 @@ LOOK_SECONDS: Final = 5.0
 AGAIN_SECONDS: Final = 1.0
 """Seconds before what a server did not take is tried again."""
 
-REPLIES_AT_ONCE: Final = 200
-"""Answers of foreign workers that one process takes before the first of them is in the log."""
+KNOWN_SECONDS: Final = 5.0
+"""Seconds in which the task of an answer must become known. Then the answer is dropped, with a warning."""
 
 
 class Following:
@@ -118,7 +118,7 @@ class Following:
 
     async def _result(self, handed: Handed) -> Event | None:
         id = handed.message.correlation_id
-        status = None if id is None else await self.projection.status(id)
+        status = None if id is None else await self._known(id)
         if status is None:
             logger.warning("an answer on %s belongs to no task known here: correlation id %r", self._queue, id)
             return None
@@ -141,6 +141,16 @@ class Following:
             too_large = ErrorInfo("result-too-large", str(flaw))
             return _ended(self._queue, status.id, now, owner=status.owner, attempt=status.attempt, error=too_large)
         return event
+
+
+    async def _known(self, id: str) -> Status | None:
+        """A foreign worker may be quicker than the first event of its task."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KNOWN_SECONDS):
+                while (status := await self.projection.status(id)) is None:
+                    await self.projection.submitted_to()
+                return status
+        return await self.projection.status(id)
 
 
 def _ended(queue: str, id: str, now: float, *, owner: str | None, attempt: int, error: ErrorInfo) -> Event:
