@@ -98,6 +98,10 @@ class Driver(ABC):
     # Foreign programs
 
     @abstractmethod
+    def replies_to(self, queue: str) -> str:
+        """Where foreign workers of an external queue are asked to answer."""
+
+    @abstractmethod
     def replies(self, queue: str) -> Intake:
         """Take what foreign workers of an external queue have answered; competes with other processes."""
 
@@ -138,7 +142,7 @@ class Driver(ABC):
 
     @abstractmethod
     async def recent(self, log: str) -> Cursor:
-        """The place of one of the last events as of now, any of them; with no digest (`beginning`) where there is none."""
+        """The place of one of the last events as of now; without a digest (`beginning`) where there is none."""
 
 
 APPEND_SECONDS: Final = 30.0
