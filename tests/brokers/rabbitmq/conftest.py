@@ -10,8 +10,14 @@ from queuecast.brokers.rabbitmq import RabbitDriver
 from .steps import plain
 
 
-@pytest.fixture(params=[need_rabbitmq, need_rabbitmq_4], ids=["3.10", "4"])
+@pytest.fixture(
+    params=[
+        pytest.param(need_rabbitmq, id="3.10", marks=pytest.mark.xdist_group("rabbitmq")),
+        pytest.param(need_rabbitmq_4, id="4", marks=pytest.mark.xdist_group("rabbitmq-4")),
+    ]
+)
 def url(request):
+    """A server. What is ours there belongs to all tests, so those of one server run one after the other."""
     return request.param()
 
 
