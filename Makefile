@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SERVERS := cd tests && ../$(BIN)/python -m servers
 # Most tests wait rather than compute, so that more than there are cores run at once. To debug: make test PARALLEL=
-PARALLEL := -n 4 --dist loadgroup
+PARALLEL := -n 4 --dist load
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test check lint types format bench brokers brokers-4 brokers-stop build clean

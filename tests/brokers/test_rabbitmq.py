@@ -34,14 +34,12 @@ class OnRabbitMQ(BrokerContract):
         return open_broker
 
 
-@pytest.mark.xdist_group("rabbitmq")
 class TestRabbitMQ(OnRabbitMQ):
     @pytest.fixture
     def server(self):
         return need_rabbitmq()
 
 
-@pytest.mark.xdist_group("rabbitmq-4")
 class TestRabbitMQ4(OnRabbitMQ):
     @pytest.fixture
     def server(self):

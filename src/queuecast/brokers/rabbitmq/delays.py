@@ -61,6 +61,10 @@ class Ladder:
         self._steps = 0
         self._queues: set[str] = set()
 
+    def forget(self) -> None:
+        """Look again next time: something of it may have been deleted."""
+        self._line = None
+
     async def reach(self, level: int, queue: str) -> None:
         """Make sure that this step is there and leads to this queue. Raises `BrokerUnavailable`."""
         line = await self._link.line()

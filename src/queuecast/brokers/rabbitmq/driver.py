@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 from ...cursor import Cursor
+from ...errors import BrokerError
 from ..base import CONTROL, Bounds, External, Retention
 from ..folded.driver import DEAD, Driver, Intake, Page, Parcel
 from ..folded.wire import Message
@@ -82,7 +83,11 @@ class RabbitDriver(Driver):
     # Tasks
 
     async def put(self, parcels: Sequence[Parcel]) -> None:
-        await tasks.put(self._publisher, [await self._addressed(*parcel) for parcel in parcels])
+        try:
+            await tasks.put(self._publisher, [await self._addressed(*parcel) for parcel in parcels])
+        except BrokerError:
+            self._ladder.forget()
+            raise
 
     def consume(self, queue: str, concurrency: int) -> Intake:
         return RabbitIntake(self._taking, self._names.get(queue, queue), concurrency)
