@@ -9,10 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SERVERS := cd tests && ../$(BIN)/python -m servers
 # Most tests wait rather than compute, so that more than there are cores run at once. To debug: make test PARALLEL=
-PARALLEL := -n 4 --dist load
+PARALLEL := -n 4 --dist worksteal
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check lint types format bench brokers brokers-4 brokers-stop build clean
+.PHONY: help demo test test-rabbitmq check lint types format bench brokers brokers-4 brokers-stop build clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -21,7 +21,10 @@ demo: $(VENV)/.demo ## see it work: a page with five queues, on http://127.0.0.1
 	@$(BIN)/queuecast demo --folder .demo
 
 test: $(VENV)/.dev ## run the tests
-	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not rabbitmq" $(ARGS)
+
+test-rabbitmq: $(VENV)/.dev ## run the tests that want RabbitMQ servers: after make brokers and make brokers-4
+	@$(BIN)/python -m pytest -m rabbitmq $(ARGS)
 
 check: lint types test ## lint, types and tests: what must pass before a change goes in
 

@@ -4,8 +4,11 @@ import asyncio
 import inspect
 import signal
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
+
+TESTS = Path(__file__).parent
 
 SECONDS = 20
 """A failure bound: a test that waits longer waits for something that will not happen."""
@@ -55,25 +58,11 @@ def cleanup():
     return AsyncExitStack()
 
 
-SHARED_SERVERS = {
-    "TestRabbitMQ4::": "rabbitmq-4",
-    "[rabbitmq-4": "rabbitmq-4",
-    "TestRabbitMQ::": "rabbitmq",
-    "[rabbitmq": "rabbitmq",
-}
-"""What the name of a test that has a server to itself contains, and the server."""
+NEED_RABBITMQ = ("brokers/rabbitmq/", "brokers/test_rabbitmq.py", "servers/", "system/test_classic.py")
+"""Where the tests are that want RabbitMQ servers to themselves, one process at a time: `make test-rabbitmq`."""
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """Tests that share a server run one after the other, each server's in a process of their own.
-
-    By their names: with pytest 9.2 the groups of pytest-xdist 3.8 have no effect.
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByServer(LoadScopeScheduling):
-        def _split_scope(self, nodeid):
-            return next((server for part, server in SHARED_SERVERS.items() if part in nodeid), nodeid)
-
-    return ByServer(config, log)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.relative_to(TESTS).as_posix().startswith(NEED_RABBITMQ):
+            item.add_marker("rabbitmq")

@@ -27,8 +27,7 @@ LONG = 600
 
 
 SERVERS = [
-    pytest.param(need, id=name)
-    for name, need in {"rabbitmq": need_rabbitmq, "rabbitmq-4": need_rabbitmq_4}.items()
+    pytest.param(need, id=name) for name, need in {"rabbitmq": need_rabbitmq, "rabbitmq-4": need_rabbitmq_4}.items()
 ]
 """One test at a time on each."""
 

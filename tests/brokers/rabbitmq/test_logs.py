@@ -192,8 +192,7 @@ async def test_a_log_that_was_made_anew_is_noticed(make, name, url):
     with plain(url) as channel:
         channel.queue_delete(f"_qc.events.{name}")
     with pytest.raises(BrokerUnavailable, match="deleted"):
-        while True:
-            await anext(reading)
+        await _read_to_the_end(reading)
     began = asyncio.get_running_loop().time()
     with pytest.raises(ResetRequired, match="ahead"):
         await read(driver, name, 1, cursor_at(None, *entries[-1]))
@@ -224,3 +223,8 @@ async def test_a_plain_program_reads_lines(make, name, url):
         channel.cancel()
     assert body == b'{"a":1}\n{"b":2}'
     assert properties.content_type == "application/x-ndjson"
+
+
+async def _read_to_the_end(reading) -> None:
+    async for _ in reading:
+        pass

@@ -151,8 +151,7 @@ async def test_a_full_queue_that_refuses_is_an_error(make, open_driver, name, ur
         channel.queue_declare(name, durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
     driver = await make()
     with pytest.raises((BrokerUnavailable, OutcomeUnknown), match="did not take"):
-        for _ in range(3):
-            await driver.put(parcels(name, "a"))
+        await driver.put(parcels(name, "a", "b", "c"))
 
 
 async def test_what_no_frame_can_hold_is_refused_before_anything_is_sent(make, name, url):

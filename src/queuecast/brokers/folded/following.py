@@ -142,7 +142,6 @@ class Following:
             return _ended(self._queue, status.id, now, owner=status.owner, attempt=status.attempt, error=too_large)
         return event
 
-
     async def _known(self, id: str) -> Status | None:
         """A foreign worker may be quicker than the first event of its task."""
         with suppress(TimeoutError):
