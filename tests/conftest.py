@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("system.verdict", "system.client", "system.processes")
+"""Helpers whose assertions are to say what they saw; here, because others import them as well."""
+
 TESTS = Path(__file__).parent
 
 SECONDS = 20

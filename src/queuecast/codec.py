@@ -54,13 +54,19 @@ def decode_event(body: bytes, cursor: str = "") -> Event:
     return event
 
 
+_SHALLOW_BYTES: Final = 2 * MAX_DEPTH + len(
+    '{"type":"output","id":"","queue":"","attempt":1,"time":"","output":,"index":0}'
+)
+"""Bytes of an event up to which it has no room for MAX_DEPTH brackets beside what it must say."""
+
+
 def read_head(body: bytes) -> Head | None:
     """The head of an event out of a log that anybody may have written to; None where it is no event as we write them.
 
     Whatever has a head is read by `decode_event` and fits on one line, which an SSE frame rests on.
     """
     size = len(body)
-    if b"\n" in body or b"\r" in body or size > MAX_EVENT_BYTES:
+    if body.find(10) >= 0 or body.find(13) >= 0 or size > MAX_EVENT_BYTES:
         return None
     try:
         if not body.isascii() and one_line(body.decode().encode()) != body:
@@ -68,7 +74,7 @@ def read_head(body: bytes) -> Head | None:
         head = _decode_head(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return None if size > 2 * MAX_DEPTH and is_too_deep(body) else head
+    return None if size > _SHALLOW_BYTES and is_too_deep(body) else head
 
 
 def one_line(body: bytes) -> bytes:

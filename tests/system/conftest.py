@@ -2,9 +2,7 @@
 
 import pytest
 
-pytest.register_assert_rewrite("system.verdict", "system.client", "system.processes")
-
-from .processes import Machine  # noqa: E402 - its assertions are to say what they saw
+from .processes import Machine
 
 
 @pytest.fixture

@@ -107,29 +107,30 @@ class Fold:
 
         Returns what is shown, and the tasks that have begun to wait.
         """
-        live, unsaved, refuse = self.live, self.unsaved, self.refused.append
+        live, unsaved, counts, refuse = self.live, self.unsaved, self.counts, self.refused.append
         time, latest = "", timestamp(now)
         shown: list[Entry] = []
         waiting: list[Row] = []
         for entry, head in zip(entries, heads, strict=True):
+            offset, body = entry
             if head is None:
                 self.unreadable += 1
-                refuse(entry.offset)
+                refuse(offset)
                 continue
             id = head.id
             row = live.get(id)
             known = row.record if row is not None else None
             record = None if row is None and (id in unsaved or id in ended) else apply(known, head)
             if record is None:
-                refuse(entry.offset)
+                refuse(offset)
                 continue
             if row is None or known is None:
-                row = live[id] = _new_row(head, record, entry.offset)
-                self.counts[record.state] += 1
+                row = live[id] = _new_row(head, record, offset)
+                counts[record.state] += 1
             elif record.state != known.state:
-                self.counts[known.state] -= 1
-                self.counts[record.state] += 1
-            row.record, row.last, row.body = record, entry.offset, entry.body
+                counts[known.state] -= 1
+                counts[record.state] += 1
+            row.record, row.last, row.body = record, offset, body
             if not row.name and head.type == "task":
                 row.name = intern(head.task.name)
             unsaved[id] = row
@@ -139,8 +140,8 @@ class Fold:
                 row.time, row.delay = head.time, head.task.delay or 0.0
                 waiting.append(row)
             if self._size >= self._next_mark_size or head.time >= self._next_mark_time:
-                self._mark(entry.offset, min(head.time, latest))
-            self._size += len(entry.body)
+                self._mark(offset, min(head.time, latest))
+            self._size += len(body)
             time = head.time
             shown.append(entry)
         if shown:

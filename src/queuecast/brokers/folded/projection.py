@@ -49,7 +49,7 @@ LOOK_SECONDS: Final = 30.0
 WAIT_SECONDS: Final = 20.0
 """How long anybody waits until the log has been folded as far as asked; then it is `BrokerUnavailable`."""
 
-RETRY_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 0.5
 """Seconds after which the log is read again once that has failed."""
 
 COMPLAINT_SECONDS: Final = 60.0
@@ -110,6 +110,8 @@ class Projection:
         self._plan = Plan({}, None)
         self._changed = asyncio.Event()
         self._stopped = False
+        self._failing = False
+        """It was told already that the log cannot be read."""
         self._upto = -1
         """Everything up to this offset is folded; there may be no event at it."""
         self._own = 0
@@ -354,27 +356,31 @@ class Projection:
     # Following
 
     async def _follow(self) -> None:
-        failing = False
         while True:
             try:
                 await self._read_on(await self._look())
             except ResetRequired as reset:
                 self._throw_away(reset.reason)
-                continue
             except BrokerError as error:
-                if not failing:
+                if not self._failing:
                     logger.warning("the log of %s cannot be read, trying again: %s", self.queue, error)
-            except Exception as error:
-                # One that ended would leave its readers with keepalives and never an event again.
-                logger.exception("the log of %s cannot be folded", self.queue, exc_info=error)
+                self._failing = True
+            except Damaged as error:
+                logger.warning("%s; the log of %s is folded again", error, self.queue)
                 self._rebuild()
-            failing = True
+            except Exception:
+                # A projection that ended would leave its readers with keepalives and never an event again.
+                logger.exception("the log of %s cannot be folded; trying again from its beginning", self.queue)
+                self._rebuild()
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _read_on(self, bounds: Bounds) -> None:
         turn = 0
-        async with aclosing(self._driver.read(self.queue, self._place_in(bounds))) as pages:
+        place = self._place_in(bounds)
+        await self._forget(bounds)
+        async with aclosing(self._driver.read(self.queue, place)) as pages:
             async for page in pages:
+                self._failing = False
                 for start in range(0, len(page.entries), FOLD_BATCH):
                     batch = page.entries[start : start + FOLD_BATCH]
                     self._take(batch)
@@ -436,12 +442,16 @@ class Projection:
                 logger.debug("the bounds of the log of %s cannot be read: %s", self.queue, error)
 
     async def _notice(self, bounds: Bounds) -> None:
-        fold = self._fold
-        if fold is None:
-            return
-        if bounds.identity != fold.place.identity:
+        if self._fold is not None and bounds.identity != self._fold.place.identity:
             self._throw_away("other-log")
             self._follow_anew()
+        else:
+            await self._forget(bounds)
+
+    async def _forget(self, bounds: Bounds) -> None:
+        """What the server has trimmed, and what has become too old."""
+        fold = self._fold
+        if fold is None:
             return
         trimmed = min(max(bounds.first - 1, fold.outlived(self._clock())), fold.place.offset)
         for step in fold.steps(trimmed):

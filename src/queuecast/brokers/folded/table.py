@@ -285,12 +285,14 @@ def _row(values: Sequence[Any]) -> Row:
 
 def _key(id: str) -> bytes | str:
     """A UUID as its sixteen bytes; what is written in any other way stays text."""
-    if len(id) == 36:
-        with suppress(ValueError):
-            raw = bytes.fromhex(id.replace("-", ""))
-            if _id(raw) == id:
-                return raw
-    return id
+    if len(id) != 36 or id[8:24:5] != "----":
+        return id
+    digits = id.replace("-", "")
+    try:
+        raw = bytes.fromhex(digits)
+    except ValueError:
+        return id
+    return raw if raw.hex() == digits else id
 
 
 def _id(raw: bytes) -> str:
