@@ -1,6 +1,7 @@
 """The projection shows what the fold accepts, whatever the server does, and wherever it was stopped and went on."""
 
 import asyncio
+import itertools
 import logging
 import random
 import sqlite3
@@ -175,7 +176,7 @@ def test_a_log_folded_in_pieces_shows_the_same_as_folded_whole(bodies, cuts, siz
         with tempfile.TemporaryDirectory() as folder:
             site = Site(Path(folder))
             pieces = [0, *sorted(min(cut, len(bodies)) for cut in cuts), len(bodies)]
-            for start, end in zip(pieces, pieces[1:], strict=False):
+            for start, end in itertools.pairwise(pieces):
                 for place in range(start, end, 3):
                     site.log.write(*bodies[place : min(place + 3, end)])
                 async with site.projecting() as made:
