@@ -13,10 +13,10 @@ queue = sys.argv[1] if len(sys.argv) > 1 else "task_queue"
 
 
 def callback(channel, method, properties, body):
-    # Several events make one message: a line each.
-    for index, line in enumerate(body.splitlines()):
+    # Many events make one message: a line each. One without any is for those who write.
+    for number, line in enumerate(body.splitlines(), start=1):
         event = json.loads(line)
-        offset = properties.headers["x-stream-offset"] * 1024 + index
+        offset = properties.headers["x-stream-offset"] * 1024 + number
         print(offset, event["type"], event["id"], line.decode(), flush=True)
     channel.basic_ack(delivery_tag=method.delivery_tag)
 
