@@ -16,6 +16,7 @@ from queuecast.cursor import (
     format_vector,
     parse_cursor,
     parse_vector,
+    text_at,
 )
 from queuecast.errors import ResetRequired
 
@@ -63,6 +64,11 @@ def test_a_cursor_holds_only_what_browsers_send_across_origins_without_asking(cu
 )
 def test_a_cursor_is_written_as(cursor, text):
     assert str(cursor) == text
+
+
+@pytest.mark.parametrize("place", [("ab12", 7, b"123456789"), (None, 1, b""), ("f", 10**18 - 1, b"{}")])
+def test_the_text_of_a_place_is_that_of_its_cursor(place):
+    assert text_at(*place) == str(cursor_at(*place))
 
 
 def test_a_digest_tells_events_apart():

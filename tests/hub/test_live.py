@@ -34,6 +34,32 @@ async def test_opens_with_retry_comment_and_the_cursor_of_its_start():
         assert client.messages == []
 
 
+async def test_an_idle_hub_passes_events_on_before_the_loop_turns():
+    async with World() as world:
+        run = await world.run()
+        everything, filtered = await world.follow(), await world.follow(task=run.id)
+        await world.caught_up(everything, filtered)
+        written = []
+        stop = world.tails["a"].listen(After(lambda: written.append([everything.cursor, filtered.cursor])))
+        await run.progress()
+        await world.settled()
+        stop()
+        assert written == [[await world.end()] * 2]
+
+
+class After:
+    """A listener that looks at once, after the hub, which listened before."""
+
+    def __init__(self, look):
+        self.look = look
+
+    def entries(self, entries):
+        self.look()
+
+    def restarted(self, reason, at):
+        raise AssertionError(reason)
+
+
 async def test_what_comes_during_a_pass_goes_out_together(monkeypatch):
     members_of_a_cohort(monkeypatch, 1)
     async with World() as world:

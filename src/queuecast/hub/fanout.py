@@ -86,6 +86,7 @@ class Fanout:
         self._trim()
         self._tell_waiting()
         if not self._passing:
+            # At once: an event that finds nobody busy waits for no turn of the loop.
             self._pass()
 
     def _trim(self) -> None:
