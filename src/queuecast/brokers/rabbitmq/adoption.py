@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ...errors import BrokerUnavailable, ConfigurationError
@@ -42,23 +42,7 @@ async def declare_queue(link: Link, name: str, queue_type: str | None) -> None:
 
     Raises `ConfigurationError` for one that would lose messages, `BrokerUnavailable`.
     """
-    arguments: dict[str, Any] = {TYPE: queue_type} if queue_type else {}
-    for _ in range(MAX_ARGUMENTS):
-        refusal = await _declare(link, name, arguments)
-        if refusal is None:
-            break
-        difference = difference_in(refusal.text)
-        if difference is None:
-            logger.warning("the queue %s is used as it is; RabbitMQ says of it: %s", name, refusal.text)
-            return
-        argument, value = difference
-        fault = fault_of(argument, value)
-        if fault:
-            raise unfit(name, fault, refusal.text)
-        if value is None:
-            arguments.pop(argument, None)
-        else:
-            arguments[argument] = value
+    arguments = await _adopt(link, name, {TYPE: queue_type} if queue_type else {}, fault_for_tasks)
     bound = next((bound for bound in _BOUNDS if bound in arguments), None)
     if bound and arguments.get("x-overflow") not in _KEEPING:
         said = f"{bound} is {arguments[bound]}, x-overflow is {arguments.get('x-overflow', 'drop-head')}"
@@ -67,14 +51,30 @@ async def declare_queue(link: Link, name: str, queue_type: str | None) -> None:
 
 async def declare_stream(link: Link, name: str, arguments: Mapping[str, Any]) -> None:
     """A log. One that is there already keeps its own retention. Raises `ConfigurationError`, `BrokerUnavailable`."""
-    refusal = await _declare(link, name, {TYPE: "stream", **arguments})
-    if refusal:
+    await _adopt(link, name, {TYPE: "stream", **arguments}, fault_for_events)
+
+
+async def _adopt(
+    link: Link, name: str, arguments: Mapping[str, Any], fault_of: Callable[[str, Any], str | None]
+) -> Mapping[str, Any]:
+    """The arguments that the queue has, as far as the server tells them."""
+    found = dict(arguments)
+    for _ in range(MAX_ARGUMENTS):
+        refusal = await _declare(link, name, found)
+        if refusal is None:
+            break
         difference = difference_in(refusal.text)
-        if difference and difference[0] in (TYPE, "durable", "auto_delete", "exclusive"):
-            raise ConfigurationError(
-                f"{name} must be a stream and is something else: delete it, or use another virtual host."
-                f" RabbitMQ says: {refusal.text}"
-            )
+        if difference is None:
+            logger.warning("%s is used as it is; RabbitMQ says of it: %s", name, refusal.text)
+            break
+        argument, value = difference
+        if fault := fault_of(argument, value):
+            raise unfit(name, fault, refusal.text)
+        if value is None:
+            found.pop(argument, None)
+        else:
+            found[argument] = value
+    return found
 
 
 def difference_in(text: str) -> tuple[str, Any] | None:
@@ -90,7 +90,7 @@ def difference_in(text: str) -> tuple[str, Any] | None:
     return found["name"], value
 
 
-def fault_of(argument: str, value: Any) -> str | None:
+def fault_for_tasks(argument: str, value: Any) -> str | None:
     """Why a queue with this argument is no place for tasks."""
     if argument == "durable" and not value:
         return "it does not survive a restart of RabbitMQ (it is not durable)"
@@ -99,10 +99,15 @@ def fault_of(argument: str, value: Any) -> str | None:
     return _LOSES.get(argument) if value not in (None, False) else None
 
 
+def fault_for_events(argument: str, value: Any) -> str | None:
+    """Why something with this argument is no log."""
+    return "it must be a stream" if argument == TYPE and value != "stream" else None
+
+
 def unfit(name: str, fault: str, said: str) -> ConfigurationError:
     return ConfigurationError(
-        f"the queue {name} cannot be used for tasks: {fault}. Declare it durable and without such arguments, or use"
-        f" another name. RabbitMQ says: {said}"
+        f"the queue {name} cannot be used: {fault}. Delete it, or declare it as queuecast does, or use another name or"
+        f" virtual host. RabbitMQ says: {said}"
     )
 
 

@@ -36,6 +36,8 @@ def why_closed(error: object) -> BrokerUnavailable:
         return BrokerUnavailable(f"RabbitMQ has closed the connection: {error.reply_text}")
     if isinstance(error, exceptions.AMQPHeartbeatTimeout):
         return BrokerUnavailable("RabbitMQ is silent: the connection was given up")
+    if isinstance(error, (exceptions.ConnectionWrongStateError, exceptions.ChannelWrongStateError)):
+        return BrokerUnavailable("the connection to RabbitMQ is lost")
     return BrokerUnavailable(f"the connection to RabbitMQ is lost: {error}")
 
 

@@ -53,11 +53,11 @@ class Line:
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 await opened
-        except TimeoutError:
-            raise BrokerUnavailable(f"{spoken(parameters)} does not answer") from None
-        finally:
-            if not opened.done() or opened.cancelled() or opened.exception():
-                _let_go(raw)
+        except BaseException as error:
+            sockets.give_up(ConnectionAbortedError("given up"))
+            if isinstance(error, TimeoutError):
+                raise BrokerUnavailable(f"{spoken(parameters)} does not answer") from None
+            raise
         assert sockets.stream is not None
         return cls(raw, sockets.stream)
 
@@ -94,8 +94,7 @@ class Line:
 
     def _end(self, reason: BrokerUnavailable) -> None:
         self._lose(reason)
-        _let_go(self._raw)
-        self.stream.abort()
+        self.stream.lose(ConnectionAbortedError(str(reason)))
 
     def _lose(self, reason: BrokerUnavailable) -> None:
         if not self.lost.done():
@@ -165,9 +164,3 @@ class Channel:
 def _answer(question: asyncio.Future[Any], answer: Any) -> None:
     if not question.done():
         question.set_result(answer)
-
-
-def _let_go(raw: AsyncioConnection) -> None:
-    """pika closes by asking the server where it can, and otherwise at once."""
-    if not raw.is_closing and not raw.is_closed:
-        raw.close()

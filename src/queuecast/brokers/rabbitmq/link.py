@@ -70,14 +70,13 @@ class Link:
 
     async def line(self) -> Line:
         """The connection, once there is one. Raises `BrokerUnavailable`."""
-        if self._line is None:
-            try:
-                async with asyncio.timeout(UP_SECONDS):
+        try:
+            async with asyncio.timeout(UP_SECONDS):
+                while self._line is None or self._line.lost.done():
+                    self._up.clear()
                     await self._up.wait()
-            except TimeoutError:
-                raise self.reason from None
-        if self._line is None:
-            raise self.reason
+        except TimeoutError:
+            raise self.reason from None
         return self._line
 
     @property

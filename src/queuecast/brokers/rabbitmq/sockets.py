@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from socket import socket
 from typing import Any, Final, cast
 
@@ -35,6 +35,7 @@ class Stream(asyncio.Protocol, AbstractStreamTransport):
         self._told = False
         self._full = False
         self._drained: list[asyncio.Future[None]] = []
+        self._error: OSError | None = None
         self.lost = False
 
     def begin(self) -> None:
@@ -59,6 +60,11 @@ class Stream(asyncio.Protocol, AbstractStreamTransport):
             self._waiting.clear()
             if self._transport is not None and not self.lost:
                 self._transport.write(data)
+
+    def lose(self, error: OSError) -> None:
+        """End it as if it had broken: pika's own ways to give up a connection fail while it is being made."""
+        self._error = error
+        self.abort()
 
     def abort(self) -> None:
         self.flush()
@@ -108,7 +114,7 @@ class Stream(asyncio.Protocol, AbstractStreamTransport):
         self.lost = True
         self._wake()
         if self._told:
-            self._protocol.connection_lost(exc)
+            self._protocol.connection_lost(exc or self._error)
 
     def _wake(self) -> None:
         for waiting in self._drained:
@@ -123,6 +129,16 @@ class Sockets(AbstractIOServices):
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.stream: Stream | None = None
+        self._under_way: _Awaited | None = None
+        self._given_up: OSError | None = None
+
+    def give_up(self, error: OSError) -> None:
+        """Let the connection fail that is being made."""
+        self._given_up = error
+        if self.stream:
+            self.stream.lose(error)
+        elif self._under_way:
+            self._under_way.fail(error)
 
     def get_native_ioloop(self) -> asyncio.AbstractEventLoop:
         return self._loop
@@ -143,14 +159,14 @@ class Sockets(AbstractIOServices):
         proto: int = 0,
         flags: int = 0,
     ) -> AbstractIOReference:
-        return _Awaited(
+        return self._hand_over(
             self._loop.getaddrinfo(host, port, family=family, type=socktype, proto=proto, flags=flags), on_done
         )
 
     def connect_socket(
         self, sock: socket, resolved_addr: tuple[str, int], on_done: Callable[[BaseException | None], None]
     ) -> AbstractIOReference:
-        return _Awaited(self._loop.sock_connect(sock, resolved_addr), on_done)
+        return self._hand_over(self._loop.sock_connect(sock, resolved_addr), on_done)
 
     def create_streaming_connection(
         self,
@@ -171,7 +187,13 @@ class Sockets(AbstractIOServices):
                     made = error
             on_done(made)
 
-        return _Awaited(self._make_stream(protocol_factory(), sock, ssl_context, server_hostname), begin)
+        return self._hand_over(self._make_stream(protocol_factory(), sock, ssl_context, server_hostname), begin)
+
+    def _hand_over(self, work: Awaitable[Any], on_done: Callable[[Any], None]) -> AbstractIOReference:
+        self._under_way = _Awaited(work, on_done)
+        if self._given_up:
+            self._under_way.fail(self._given_up)
+        return self._under_way
 
     async def _make_stream(
         self, protocol: AbstractStreamProtocol, sock: socket, context: ssl.SSLContext | None, host: str | None
@@ -196,15 +218,19 @@ class _Timer(AbstractTimerReference):
 
 
 class _Awaited(AbstractIOReference):
-    """A coroutine whose result, or error, is handed to a function; not where it was cancelled."""
+    """Something to wait for, whose result or error is handed to a function; not where it was cancelled."""
 
-    def __init__(self, work: Coroutine[Any, Any, Any], on_done: Callable[[Any], None]) -> None:
+    def __init__(self, work: Awaitable[Any], on_done: Callable[[Any], None]) -> None:
         self._on_done = on_done
         self._task = asyncio.ensure_future(work)
         self._task.add_done_callback(self._hand_over)
 
     def cancel(self) -> bool:
         return self._task.cancel()
+
+    def fail(self, error: OSError) -> None:
+        if self._task.cancel():
+            asyncio.get_running_loop().call_soon(self._on_done, error)
 
     def _hand_over(self, task: asyncio.Future[Any]) -> None:
         if not task.cancelled():
