@@ -136,12 +136,12 @@ async def test_an_intake_of_what_is_not_there_says_so(open_driver, name, url, cl
             "stream",
         ),
         (
-            "inequivalent arg 'x' for queue 'it''s' in vhost '/': received none but current is the value 'a 'b' c' of type"
+            "inequivalent arg 'x' for queue 'it''s' in vhost '/': received none but current is the value 'a 'b' c' of type"  # noqa: E501
             " 'longstr'",
             "a 'b' c",
         ),
         (
-            "inequivalent arg 'x' for queue 'q' in vhost '/': received none but current is the value 'true' of type 'bool'",
+            "inequivalent arg 'x' for queue 'q' in vhost '/': received none but current is the value 'true' of type 'bool'",  # noqa: E501
             True,
         ),
     ],

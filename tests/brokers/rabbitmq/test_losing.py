@@ -218,7 +218,7 @@ async def test_a_server_that_is_killed_and_started_again(node, name_on, consume)
     handed = await anext(intake)
     handed.settle()
     await asyncio.to_thread(node.kill_9)
-    with pytest.raises(BrokerUnavailable):
+    with pytest.raises(BrokerUnavailable):  # noqa: PT012
         while True:
             await anext(intake)
     with pytest.raises(BrokerUnavailable):
@@ -239,7 +239,7 @@ async def test_an_alarm_stops_what_is_published_and_nothing_else(node, name_on, 
     reading = driver.read(name, START)
     await anext(reading)
     await asyncio.to_thread(node.ctl, "set_vm_memory_high_watermark", "0.0000001")
-    with pytest.raises(BrokerError):  # the one that makes the server tell of its alarm
+    with pytest.raises(BrokerError):  # the one that makes the server tell of its alarm  # noqa: PT012
         while True:
             await driver.put(parcels(name, "c"))
     monkeypatch.setattr("queuecast.brokers.rabbitmq.publisher.UP_SECONDS", 0.5)
