@@ -90,6 +90,8 @@ class Plain:
         self._channel = self._connection.channel()
         self._channel.confirm_delivery()
         self.replies = self._channel.queue_declare("", exclusive=True).method.queue
+        # One consumer for all of them: a cancelled one would lose what it was handed already.
+        self._answers = self._channel.consume(self.replies, auto_ack=True, inactivity_timeout=SECONDS)
 
     def __enter__(self):
         return self
@@ -103,11 +105,9 @@ class Plain:
 
     def answer(self):
         """The next one: its properties and its body."""
-        for _, properties, body in self._channel.consume(self.replies, auto_ack=True, inactivity_timeout=SECONDS):
-            self._channel.cancel()
-            assert body is not None, "no answer came"
-            return properties, body
-        raise AssertionError("the queue of the answers is gone")
+        _, properties, body = next(self._answers)
+        assert body is not None, "no answer came"
+        return properties, body
 
     def waiting(self, queue):
         """How many messages wait for a consumer."""
