@@ -40,8 +40,8 @@ _RECORD: Final = "state, attempt, run, seq, earlier, alone, losses"
 _ROW: Final = f"pos, id, {_RECORD}, next_attempt, due, claim, expires, last"
 _LOAD_ROWS: Final = f"SELECT {_ROW} FROM task WHERE queue = ? AND id IN (SELECT value FROM json_each(?))"
 
-# Only numbers, `str` and `bytearray` reach SQLite as they are. For each None, bool and bytes Python's module looks for
-# an adapter first, a third of all instructions of a task. So what is mostly NULL is written as '' or in the statement.
+# Only numbers, `str` and `bytearray` reach SQLite as they are; for each None, bool and bytes Python's module looks for
+# an adapter first, and finds none. So what is mostly NULL is written as '' or stands in the statement.
 _FOLDED: Final = (
     "state = ?, attempt = ?, run = nullif(?, ''), seq = ?, earlier = nullif(?, ''), alone = ?, losses = ?, last = ?"
 )
