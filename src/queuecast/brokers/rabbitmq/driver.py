@@ -42,7 +42,9 @@ class RabbitDriver(Driver):
         # Two connections: an alarm of the server stops those that publish, and what they acknowledge with it.
         self._taking = Link(where.hosts)
         self._giving = Link(where.hosts, self._prepare)
-        self._publisher = Publisher(self._giving)
+        # Two channels there: RabbitMQ 3.10 loses count of a stream where a quorum queue's leader dies on the same one.
+        self._tasks = Publisher(self._giving)
+        self._logs = Publisher(self._giving)
         self._ladder = delays.Ladder(self._taking)
         self._token = secrets.token_hex(8)
         self._names: dict[str, str] = {}
@@ -62,9 +64,9 @@ class RabbitDriver(Driver):
         try:
             async with asyncio.timeout(FINISH_SECONDS):
                 while not all(writer.is_idle for writer in self._writers.values()):
-                    await self._publisher.finished()
+                    await self._logs.finished()
                     await asyncio.sleep(0)
-                await self._publisher.finished()
+                await self._tasks.finished()
         except TimeoutError:
             pass
         for writer in self._writers.values():
@@ -84,7 +86,7 @@ class RabbitDriver(Driver):
 
     async def put(self, parcels: Sequence[Parcel]) -> None:
         try:
-            await tasks.put(self._publisher, [await self._addressed(*parcel) for parcel in parcels])
+            await tasks.put(self._tasks, [await self._addressed(*parcel) for parcel in parcels])
         except BrokerError:
             self._ladder.forget()
             raise
@@ -101,7 +103,7 @@ class RabbitDriver(Driver):
         return RabbitIntake(self._taking, _replies(queue), REPLIES_AT_ONCE)
 
     async def reply(self, to: str, message: Message) -> None:
-        await tasks.put(self._publisher, [Addressed("", to, message)], mandatory=False)
+        await tasks.put(self._tasks, [Addressed("", to, message)], mandatory=False)
 
     # Logs
 
@@ -109,7 +111,7 @@ class RabbitDriver(Driver):
         return self._writer(log).append(bodies)
 
     async def flushed(self) -> None:
-        await self._publisher.flushed()
+        await self._logs.flushed()
 
     async def read(self, log: str, after: Cursor) -> AsyncGenerator[Page, None]:
         # One that was deleted is there again then, and its readers learn that it is another.
@@ -119,14 +121,15 @@ class RabbitDriver(Driver):
 
     async def bounds(self, log: str) -> Bounds:
         await self._declare_log(log)
-        return await reader.bounds(self._taking, self._publisher, _stream(log))
+        return await reader.bounds(self._taking, self._logs, _stream(log))
 
     async def recent(self, log: str) -> Cursor:
         await self._declare_log(log)
         return await reader.recent(self._taking, _stream(log))
 
     async def _prepare(self, line: Line) -> None:
-        await self._publisher.attach(line)
+        await self._tasks.attach(line)
+        await self._logs.attach(line)
 
     async def _addressed(self, queue: str, message: Message, delay: float) -> Addressed:
         name = self._names.get(queue, queue)
@@ -139,7 +142,7 @@ class RabbitDriver(Driver):
     def _writer(self, log: str) -> LogWriter:
         writer = self._writers.get(log)
         if writer is None:
-            writer = LogWriter(self._publisher, _stream(log), self._token, lambda: self._declare_log(log))
+            writer = LogWriter(self._logs, _stream(log), self._token, lambda: self._declare_log(log))
             self._writers[log] = writer
         return writer
 

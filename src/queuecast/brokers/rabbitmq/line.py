@@ -32,8 +32,8 @@ class Line:
         self.lost: asyncio.Future[BrokerUnavailable] = asyncio.get_running_loop().create_future()
         self.blocked: str | None = None
         """Why the server takes no messages now, in its words; None: it does."""
-        self.on_blocked: Callable[[], None] = lambda: None
-        """Called when `blocked` has changed."""
+        self.on_blocked: list[Callable[[], None]] = []
+        """Are called when `blocked` has changed."""
         raw.add_on_close_callback(lambda _, reason: self._lose(why_closed(reason)))
         raw.add_on_connection_blocked_callback(lambda _, frame: self._block(frame.method.reason))
         raw.add_on_connection_unblocked_callback(lambda *_: self._block(None))
@@ -102,7 +102,8 @@ class Line:
 
     def _block(self, reason: str | None) -> None:
         self.blocked = reason
-        self.on_blocked()
+        for tell in self.on_blocked:
+            tell()
 
 
 class Channel:

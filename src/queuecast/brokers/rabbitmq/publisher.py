@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -14,6 +15,24 @@ from .link import UP_SECONDS, Link
 
 MAX_UNCONFIRMED: Final = 4_096
 """Messages on their way at most. Whoever publishes tasks waits for room beyond it; the few of each log do not."""
+
+
+CONFIRM_SECONDS: Final = 5.0
+"""Seconds for a message to be confirmed. Then its connection is given up for a new one.
+
+When the leader of a queue dies, RabbitMQ 3.10 may leave a channel without any more confirms of it. Of a stream it
+forgets one confirm, and confirms a later message without having it: that log is sent again from the first on.
+"""
+
+RENEW_SECONDS: Final = 30.0
+"""Seconds between two connections that are given up because of a nack.
+
+A full queue may say no at any time. But after the death of its leader RabbitMQ 3.10 may say no on a channel for ever,
+while another channel is served.
+"""
+
+GLANCE_SECONDS: Final = 1.0
+"""Seconds between two looks for what has not been confirmed in time."""
 
 
 class Ticket(ABC):
@@ -40,7 +59,7 @@ class _Sent(NamedTuple):
 
 
 class Publisher:
-    """Publishes on one link. `on_ready` are called whenever it can go on."""
+    """Publishes on one channel of a link. `on_ready` are called whenever it can go on."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -51,6 +70,11 @@ class Publisher:
         self._last = 0
         self._settled = 0
         """Every tag up to this one is settled."""
+        self._watch: asyncio.TimerHandle | None = None
+        self._oldest = (0, 0.0)
+        """The tag that has been waiting longest, and since when it is known to."""
+        self._refused_at: float | None = None
+        self._renewed_at = -math.inf
         self._open = asyncio.Event()
         self._room = asyncio.Event()
         self.on_ready: list[Callable[[], None]] = []
@@ -62,9 +86,11 @@ class Publisher:
         channel.raw.add_on_return_callback(self._on_return)
         self._line, self._channel = line, channel
         self._last = self._settled = 0
+        self._oldest = (0, 0.0)
+        self._refused_at = None
         # A channel that the server closes takes the connection along: one way back is enough.
         channel.closed.add_done_callback(lambda closed: self._detach(channel, closed.result()))
-        line.on_blocked = self._look
+        line.on_blocked.append(self._look)
         self._look()
 
     @property
@@ -116,6 +142,8 @@ class Publisher:
         channel.stream.write(method + frames.content(channel.number, properties, body, line.frame_max))
         self._last += 1
         self._pending[self._last] = _Sent(ticket, routing_key, mark)
+        if self._watch is None:
+            self._glance()
 
     async def flushed(self) -> None:
         """Returns once what was published has left the process."""
@@ -140,6 +168,8 @@ class Publisher:
             if tag == self._settled + 1:
                 self._settled = tag
         self._room.set()
+        if self._refused_at is not None:
+            self._renew()
 
     def _settle(self, tag: int, method: Any) -> None:
         sent = self._pending.pop(tag, None)
@@ -151,6 +181,7 @@ class Publisher:
         elif method.NAME == "Basic.Ack":
             sent.ticket.taken()
         else:
+            self._refused_at = self._refused_at or asyncio.get_running_loop().time()
             sent.ticket.refused(BrokerUnavailable(f"RabbitMQ did not take a message for {sent.routing_key} (nack)"))
 
     def _on_return(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
@@ -174,6 +205,28 @@ class Publisher:
         self._room.set()
         for sent in pending.values():
             sent.ticket.lost(reason)
+
+    def _renew(self) -> None:
+        """After a nack, when nothing is on its way that would become uncertain, or that does not end."""
+        now = asyncio.get_running_loop().time()
+        if self._line is None or self._refused_at is None or now - self._renewed_at < RENEW_SECONDS:
+            return
+        if not self._pending or now - self._refused_at > CONFIRM_SECONDS:
+            self._renewed_at = now
+            self._line.abort(BrokerUnavailable("RabbitMQ did not take a message (nack)"))
+
+    def _glance(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._watch = None
+        line, oldest = self._line, next(iter(self._pending), None)
+        if line is None or oldest is None:
+            return
+        if oldest != self._oldest[0] or line.blocked is not None:
+            self._oldest = (oldest, loop.time())
+        elif loop.time() - self._oldest[1] > CONFIRM_SECONDS:
+            line.abort(BrokerUnavailable(f"RabbitMQ did not confirm a message for {self._pending[oldest].routing_key}"))
+        self._renew()
+        self._watch = loop.call_later(GLANCE_SECONDS, self._glance)
 
     def _look(self) -> None:
         if self.obstacle:

@@ -126,13 +126,16 @@ class LogWriter:
             self._send(self._again.popleft() if self._again else self._take())
 
     def confirmed(self) -> None:
-        """Durable is what has nothing before it that is not."""
         self._pause = AGAIN_SECONDS
+        self._finish()
+        self.go_on()
+
+    def _finish(self) -> None:
+        """Durable is what has nothing before it that is not."""
         while self._sent and self._sent[0].is_confirmed:
             for call in self._sent.popleft().calls:
                 if not call.done.done():
                     call.done.set_result(call.number)
-        self.go_on()
 
     def refused(self, reason: BrokerUnavailable) -> None:
         self._go_back(reason)
@@ -199,6 +202,7 @@ class LogWriter:
     def _look(self) -> None:
         self._glance = None
         self._give_up(self._loop.time(), self._reason)
+        self._finish()
         if not self.is_idle:
             self._glance = self._loop.call_later(GLANCE_SECONDS, self._look)
         self.go_on()
