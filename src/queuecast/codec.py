@@ -55,9 +55,8 @@ def decode_event(body: bytes, cursor: str = "") -> Event:
     return event
 
 
-_SHALLOW_BYTES: Final = 2 * MAX_DEPTH + len(
-    '{"type":"output","id":"","queue":"","attempt":1,"time":"","output":,"index":0}'
-)
+_LEAST: Final = '{"type":"output","id":"","queue":"","attempt":1,"time":"","output":,"index":0}'
+_SHALLOW_BYTES: Final = 2 * MAX_DEPTH + len(_LEAST)
 """Bytes of an event up to which it has no room for MAX_DEPTH brackets beside what it must say."""
 
 
