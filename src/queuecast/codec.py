@@ -74,7 +74,9 @@ def read_head(body: bytes) -> Head | None:
         head = _decode_head(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return None if size > _SHALLOW_BYTES and is_too_deep(body) else head
+    if size > _SHALLOW_BYTES and is_too_deep(body[1:]):  # without the event's own brace: it is the value that counts
+        return None
+    return head
 
 
 def one_line(body: bytes) -> bytes:

@@ -720,6 +720,19 @@ async def test_a_file_that_fails_in_use_is_folded_again_and_readers_notice_nothi
         assert [decode_event(entry.body) for entry in await anext(reader)] == [event]
 
 
+async def test_a_file_that_fails_again_and_again_is_given_up(site, caplog):
+    site.write(submitted(new_task()))
+    async with site.projecting() as made:
+        for _ in range(3):
+            made._table._db.executescript("DROP TABLE task")
+            with pytest.raises(BrokerUnavailable):
+                await made.statuses()
+            await made.caught_up()
+            await is_the_same(made, site.log.entries)
+        assert "in memory" in caplog.text
+        assert list(site.folder.iterdir()) == []
+
+
 async def test_where_no_file_can_be_made_all_is_kept_in_memory(site, caplog):
     site.folder = site.folder / "missing"
     site.write(submitted(new_task()))

@@ -366,8 +366,7 @@ class Projection:
                     logger.warning("the log of %s cannot be read, trying again: %s", self.queue, error)
                 self._failing = True
             except Damaged as error:
-                logger.warning("%s; the log of %s is folded again", error, self.queue)
-                self._rebuild()
+                self._replace_table(error)
             except Exception:
                 # A projection that ended would leave its readers with keepalives and never an event again.
                 logger.exception("the log of %s cannot be folded; trying again from its beginning", self.queue)
@@ -503,14 +502,17 @@ class Projection:
         try:
             yield self._table
         except Damaged as error:
-            logger.warning("%s; the log of %s is folded again", error, self.queue)
-            self._rebuild()
+            self._replace_table(error)
             self._follow_anew()
             raise BrokerUnavailable(f"the log of {self.queue} is being folded again") from error
 
-    def _rebuild(self) -> None:
+    def _replace_table(self, error: Damaged) -> None:
+        logger.warning("%s; the log of %s is folded again", error, self.queue)
+        self._rebuild(damaged=True)
+
+    def _rebuild(self, *, damaged: bool = False) -> None:
         """Fold the same log again: readers wait until it has come to where they are."""
-        self._table.renew()
+        self._table.renew(damaged=damaged)
         self._fold = None
         self._upto, self._own = -1, 0
         self._beginnings += 1

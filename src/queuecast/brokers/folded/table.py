@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -30,8 +32,11 @@ VERSION: Final = 1
 CACHE_KIB: Final = 16_000
 """Page cache of one log's file, filled only as needed: the hot end of the indexes of a million tasks."""
 
-WAL_PAGES: Final = 4_000
-"""Pages in the write-ahead log, about 16 MB, after which they are copied into the file."""
+WAL_PAGES: Final = 1_000
+"""Pages in the write-ahead log, about 4 MB, after which they are copied into the file."""
+
+DAMAGED_AGAIN_SECONDS: Final = 600.0
+"""A file that fails a second time within so long will fail again (a full disk): go on in memory."""
 
 ASKED_AT_ONCE: Final = 256
 """Ids in one question."""
@@ -105,6 +110,7 @@ class Table:
         """Without a file all is kept in memory."""
         self._file = file
         self._db: sqlite3.Connection | None = None
+        self._damaged_at = -inf
 
     def open(self) -> Saved | None:
         """What the file holds; None where it is begun anew."""
@@ -115,17 +121,24 @@ class Table:
             self.renew()
             return None
 
-    def renew(self) -> None:
-        """Delete the file and begin anew; in memory where that fails."""
+    def renew(self, *, damaged: bool = False) -> None:
+        """Delete the file and begin anew; in memory where that fails, or where it is damaged again."""
+        now = time.monotonic()
         self.close()
         try:
+            if damaged and now - self._damaged_at < DAMAGED_AGAIN_SECONDS:
+                raise Damaged(f"{self._file} has failed twice")
             self._remove()
             self._open()
         except (Damaged, OSError) as error:
             logger.warning("what queuecast knows of a log is kept in memory now: %s", error)
             self.close()
+            with suppress(OSError):
+                self._remove()
             self._file = None
             self._open()
+        if damaged:
+            self._damaged_at = now
 
     def close(self) -> None:
         db, self._db = self._db, None
