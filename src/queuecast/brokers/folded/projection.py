@@ -52,6 +52,9 @@ WAIT_SECONDS: Final = 20.0
 RETRY_SECONDS: Final = 0.5
 """Seconds after which the log is read again once that has failed."""
 
+EVENT_BYTES: Final = 256
+"""What an event is taken to have where it is not in memory."""
+
 COMPLAINT_SECONDS: Final = 60.0
 """How often it is logged at most that entries are no events."""
 
@@ -120,6 +123,7 @@ class Projection:
         self._resets: list[str] = []
         """The reasons for which readers have to be told so."""
         self._look = Look(driver, queue)
+        self._opening: asyncio.Future[tuple[Fold | None, Plan]] | None = None
         self._follower: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._saving: asyncio.TimerHandle | None = None
@@ -132,7 +136,8 @@ class Projection:
 
     async def start(self) -> None:
         """Begin to follow the log in the background, from where the table has got to."""
-        fold, self._plan = await asyncio.to_thread(self._resume)
+        self._opening = asyncio.ensure_future(asyncio.to_thread(self._resume))
+        fold, self._plan = await asyncio.shield(self._opening)
         if fold is not None:
             self._fold, self._ring = fold, Ring(fold.place.offset)
         self._follower = asyncio.create_task(self._follow(), name=f"queuecast projection {self.queue}")
@@ -142,6 +147,8 @@ class Projection:
         """Save what is folded. Whoever waits or asks from now on gets `BrokerUnavailable`."""
         self._stopped = True
         self._wake()
+        if self._opening is not None:
+            await asyncio.wait([self._opening])  # nothing ends a thread
         tasks = [task for task in (self._follower, self._watcher) if task is not None]
         for task in tasks:
             task.cancel()
@@ -273,10 +280,10 @@ class Projection:
         return cursor_at(bounds.identity, bounds.last, await self.at(bounds.last))
 
     def recent(self, count: int) -> int:
-        """The offset after which so many events are shown, as far as they are in memory."""
+        """An offset after which about so many events are shown: that of an event, or just before the first."""
         self._trim()
-        self._get()
-        return self._ring.before(count)
+        offset = self._ring.before(count)
+        return self._get().before(count * EVENT_BYTES) if offset is None else offset
 
     # The tasks
 
