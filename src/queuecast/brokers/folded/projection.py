@@ -154,8 +154,11 @@ class Projection:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        if self._saving is not None:
+            self._saving.cancel()
         with suppress(Damaged):
             self._save()
+            self._table.commit()
         self._fold = None
         self._table.close()
 
@@ -391,10 +394,10 @@ class Projection:
                     batch = page.entries[start : start + FOLD_BATCH]
                     self._take(batch)
                     turn += len(batch)
-                    if turn >= FOLD_BATCH:
+                    if turn >= FOLD_BATCH or self._has_much_unsaved():
                         turn = 0
                         self._wake()
-                        await asyncio.sleep(0)
+                        await self._keep()
                 self._upto, self._own = page.upto, max(self._own, page.own)
                 self._wake()
 
@@ -425,9 +428,7 @@ class Projection:
         self._waits += len(waiting)
         if fold.unreadable > self._told_unreadable:
             self._tell_unreadable(fold.unreadable)
-        if len(fold.unsaved) + len(fold.refused) >= SAVE_ROWS:
-            self._save()
-        elif self._saving is None:
+        if self._saving is None:
             self._saving = asyncio.get_running_loop().call_later(SAVE_SECONDS, self._save_in_time)
         self._trim()
 
@@ -479,11 +480,24 @@ class Projection:
             plan.add(row)
         return fold, plan
 
+    def _has_much_unsaved(self) -> bool:
+        fold = self._get()
+        return len(fold.unsaved) + len(fold.refused) >= SAVE_ROWS
+
+    async def _keep(self) -> None:
+        """Let the event loop do something else between pieces of work, of which keeping what was folded is several."""
+        await asyncio.sleep(0)
+        if self._has_much_unsaved():
+            self._save()
+            await asyncio.sleep(0)
+        if self._table.should_commit:
+            self._table.commit()
+            await asyncio.sleep(0)
+            self._table.checkpoint()
+            await asyncio.sleep(0)
+
     def _save(self, trimmed: int = 0) -> None:
         """What has changed; and forget what lies up to this offset. Raises `Damaged`."""
-        if self._saving is not None:
-            self._saving.cancel()
-            self._saving = None
         fold = self._fold
         if fold is None or not (fold.unsaved or fold.refused or trimmed > fold.trimmed):
             return
@@ -494,8 +508,10 @@ class Projection:
             self._ring.forget(trimmed)
 
     def _save_in_time(self) -> None:
-        with suppress(BrokerUnavailable), self._asking():
+        self._saving = None
+        with suppress(BrokerUnavailable), self._asking() as table:
             self._save()
+            table.commit()
 
     def _trim(self) -> None:
         fold = self._fold

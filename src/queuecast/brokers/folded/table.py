@@ -32,8 +32,11 @@ VERSION: Final = 1
 CACHE_KIB: Final = 16_000
 """Page cache of one log's file, filled only as needed: the hot end of the indexes of a million tasks."""
 
-WAL_PAGES: Final = 1_000
-"""Pages in the write-ahead log, about 4 MB, after which they are copied into the file."""
+WAL_PAGES: Final = 4_000
+"""Pages in the write-ahead log, about 16 MB, after which a commit copies them into the file where nobody has."""
+
+COMMIT_ROWS: Final = 8_000
+"""Rows in a transaction. Every page is written once in each, however many rows are new on it."""
 
 DAMAGED_AGAIN_SECONDS: Final = 600.0
 """A file that fails a second time within so long will fail again (a full disk): go on in memory."""
@@ -110,6 +113,7 @@ class Table:
         """Without a file all is kept in memory."""
         self._file = file
         self._db: sqlite3.Connection | None = None
+        self._uncommitted = 0
         self._damaged_at = -inf
 
     def open(self) -> Saved | None:
@@ -149,10 +153,14 @@ class Table:
     # Writing
 
     def save(self, fold: Fold, trimmed: int) -> Mapping[State, int]:
-        """What has changed since the last save, and forget what had ended by `trimmed`: how many in which state."""
+        """What has changed since the last save, and forget what had ended by `trimmed`: how many in which state.
+
+        A kill undoes it until `commit`.
+        """
         rows = [_row_values(row) for row in fold.unsaved.values()]
         with self._working() as db:
-            db.execute("BEGIN")
+            if not db.in_transaction:
+                db.execute("BEGIN")
             db.executemany(_SAVE, rows)
             db.executemany("INSERT INTO refused VALUES (?)", [(offset,) for offset in fold.refused])
             db.executemany("INSERT INTO mark VALUES (?, ?, ?)", fold.new_marks)
@@ -160,8 +168,24 @@ class Table:
             counts = {state: number - forgotten.get(state, 0) for state, number in fold.counts.items()}
             checkpoint = msgspec.structs.replace(fold.checkpoint, trimmed=trimmed, counts=counts)
             db.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?)", (_encode(checkpoint),))
-            db.execute("COMMIT")
+        self._uncommitted += len(rows) + len(fold.refused)
         return forgotten
+
+    @property
+    def should_commit(self) -> bool:
+        return self._uncommitted >= COMMIT_ROWS
+
+    def commit(self) -> None:
+        """From here on only an outage of the machine undoes what was saved."""
+        with self._working() as db:
+            if db.in_transaction:
+                db.execute("COMMIT")
+        self._uncommitted = 0
+
+    def checkpoint(self) -> None:
+        """Copy the write-ahead log into the file, after a large commit."""
+        with self._working() as db:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     # Asking
 
