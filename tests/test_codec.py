@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from queuecast.codec import decode_event, decode_task, encode_event, encode_task, encode_value
+from queuecast.codec import decode_event, decode_task, encode_event, encode_task, encode_value, read_head
 from queuecast.errors import TooLarge
 from queuecast.event import MAX_EVENT_BYTES, OutputEvent, ResultEvent
 from queuecast.task import MAX_DEPTH, Task
@@ -254,3 +254,51 @@ def test_what_is_no_number_is_refused_and_not_made_null(value):
 
 def test_a_null_is_a_value():
     assert bytes(encode_value({"a": None, "b": "null"})) == b'{"a":null,"b":"null"}'
+
+
+# Heads
+
+
+def test_a_head_tells_what_the_event_tells():
+    event = output({"a": 1})
+    head = read_head(encode_event(event))
+    assert (head.type, head.id, head.run, head.seq, head.time) == ("output", event.id, event.run, event.seq, event.time)
+
+
+def test_an_event_as_large_and_as_deep_as_may_be_has_a_head():
+    assert read_head(encode_event(output(encode_value(nested(MAX_DEPTH))))) is not None
+    rest = len(encode_event(output("")))
+    assert read_head(encode_event(output("x" * (MAX_EVENT_BYTES - rest)))) is not None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"{}",
+        encode_event(output("x")).replace(b",", b",\n", 1),
+        encode_event(output("x")).replace(b",", b",\r", 1),
+        encode_event(output("x")).replace(b'"x"', '"\u2028"'.encode()),
+        encode_event(output("x")).replace(b'"x"', b'"\xff"'),
+        encode_event(output("x")).replace(b'"x"', b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1)),
+        encode_event(output("x")).replace(b'"x"', b"[" * 50_000),
+        encode_event(output("x")).replace(b'"x"', b'"' + b"x" * MAX_EVENT_BYTES + b'"'),
+    ],
+    ids=lambda body: str(body[:12]),
+)
+def test_what_is_no_event_as_we_write_them_has_no_head(body):
+    assert read_head(body) is None
+
+
+@given(st.data())
+def test_whatever_has_a_head_can_be_decoded(data):
+    body = bytearray(encode_event(output({"a": [1, 2.5, None, "\u00fc\\"], "b": {"c": "x"}})))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(body) - 1))
+        body[place : place + data.draw(st.integers(0, 2))] = data.draw(
+            st.sampled_from([b'"', b"\\", b"{", b"]", b",", b":", b"0", b"e", b"\x00", b"\x1f", b"\x80", b"\xc3", b" "])
+        )
+    if read_head(bytes(body)) is not None:
+        decode_event(bytes(body))

@@ -54,9 +54,8 @@ def decode_event(body: bytes, cursor: str = "") -> Event:
     return event
 
 
-_SHALLOW_BYTES: Final = 2 * MAX_DEPTH + len(
-    '{"type":"output","id":"","queue":"","attempt":1,"time":"","output":,"index":0}'
-)
+_LEAST: Final = '{"type":"output","id":"","queue":"","attempt":1,"time":"","output":,"index":0}'
+_SHALLOW_BYTES: Final = 2 * MAX_DEPTH + len(_LEAST)
 """Bytes of an event up to which it has no room for MAX_DEPTH brackets beside what it must say."""
 
 
@@ -74,7 +73,9 @@ def read_head(body: bytes) -> Head | None:
         head = _decode_head(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return None if size > _SHALLOW_BYTES and is_too_deep(body) else head
+    if size > _SHALLOW_BYTES and is_too_deep(body[1:]):  # without the event's own brace: it is the value that counts
+        return None
+    return head
 
 
 def one_line(body: bytes) -> bytes:

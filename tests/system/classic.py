@@ -40,7 +40,7 @@ class Classic(Machine):
 
     @property
     def variables(self):
-        return super().variables | {"AMQP_URL": self.url, "GATE": str(self.gate), "HOME": str(self.folder)}
+        return super().variables | {"AMQP_URL": self.url, "GATE": str(self.gate), "XDG_CACHE_HOME": str(self.folder)}
 
     def server(self, port, program="server"):
         uvicorn = ("uvicorn", f"{program}:app", "--port", port, "--http", "queuecast.gateway.server:StreamProtocol")

@@ -192,7 +192,7 @@ async def test_gateways_are_killed_while_answers_come_and_each_task_ends_once(cl
         gateways.up(port)
     async with reading("task_queue", gateways=gateways) as reader, asyncio.TaskGroup() as group:
         steady = Steady(gateways, reader)
-        group.create_task(steady.submit())
+        submitting = group.create_task(steady.submit())
         for turn in range(KILLS):
             port = list(servers)[turn % 2]
             seen = len(reader.results) + random.randint(1, IN_FLIGHT)
@@ -203,6 +203,7 @@ async def test_gateways_are_killed_while_answers_come_and_each_task_ends_once(cl
             await ready(servers[port])
             gateways.up(port)
         steady.stop()
+        await submitting
         await reader.until(lambda: reader.results.keys() >= steady.accepted.keys())
     assert reader.resets == []
     log = (await whole_log(port, "task_queue")).events

@@ -414,7 +414,36 @@ async def test_how_far_back_the_newest_lie(site):
         entries = await read_all(made)
         assert made.recent(3) == entries[-4].offset
         assert made.recent(0) == entries[-1].offset
-        assert made.recent(100) < entries[0].offset
+        assert made.recent(10) == made.bounds().first - 1
+        assert made.recent(100) == made.bounds().first - 1
+
+
+async def test_the_newest_are_found_though_they_are_not_in_memory(site, monkeypatch):
+    monkeypatch.setattr(fold, "SEGMENT_BYTES", 1_000)
+    site.write(*(submitted(new_task()) for _ in range(100)), *[submitted(new_task())] * 3)
+    async with site.projecting():
+        pass
+    async with site.projecting() as made:
+        entries = await read_all(made)
+        for count in (0, 1, 10, 50):
+            offset = made.recent(count)
+            assert await made.at(offset)
+            assert count <= len([entry for entry in entries if entry.offset > offset]) <= count + 20
+        assert made.recent(1_000) == made.bounds().first - 1
+
+
+async def test_stopping_waits_for_the_file_that_is_being_opened(site):
+    site.write(*(submitted(new_task()) for _ in range(5)))
+    async with site.projecting():
+        pass
+    before = site.file.read_bytes()
+    for _ in range(5):
+        made = Projection(site.server.driver(), QUEUE, Retention(), Table(site.file))
+        starting = asyncio.ensure_future(made.start())
+        await asyncio.sleep(0)
+        starting.cancel()
+        await made.stop()
+        assert site.file.read_bytes() == before
 
 
 # What is due
@@ -583,6 +612,11 @@ async def test_a_reader_is_told_when_the_server_trims_what_it_has_yet_to_read(si
     monkeypatch.setattr(ring, "RING_ENTRIES", 2)
     for _ in range(30):
         site.write(submitted(new_task()))
+
+    async def read_on(batches) -> None:
+        async for _ in batches:
+            pass
+
     async with site.projecting() as made, aclosing(made.read(0)) as batches:
         await anext(batches)
         site.log.trim(site.log.entries[20].offset)
@@ -713,6 +747,19 @@ async def test_a_file_that_fails_in_use_is_folded_again_and_readers_notice_nothi
         event = run.progress()
         site.write(event)
         assert [decode_event(entry.body) for entry in await anext(reader)] == [event]
+
+
+async def test_a_file_that_fails_again_and_again_is_given_up(site, caplog):
+    site.write(submitted(new_task()))
+    async with site.projecting() as made:
+        for _ in range(3):
+            made._table._db.executescript("DROP TABLE task")
+            with pytest.raises(BrokerUnavailable):
+                await made.statuses()
+            await made.caught_up()
+            await is_the_same(made, site.log.entries)
+        assert "in memory" in caplog.text
+        assert list(site.folder.iterdir()) == []
 
 
 async def test_where_no_file_can_be_made_all_is_kept_in_memory(site, caplog):

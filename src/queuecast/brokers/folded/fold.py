@@ -181,6 +181,13 @@ class Fold:
             trimmed = end
         return trimmed
 
+    def before(self, size: int) -> int:
+        """An event after which lie so many bytes or a little more; the place before the first where there are fewer."""
+        for mark in reversed(self._marks):
+            if self._size - mark.size >= size and mark.offset > self.trimmed:
+                return mark.offset
+        return self.trimmed
+
     def steps(self, trimmed: int) -> list[int]:
         """The way to this offset in steps that take a few milliseconds each."""
         ends = [end for _, end, _ in takewhile(lambda segment: segment[1] < trimmed, self._segments())]

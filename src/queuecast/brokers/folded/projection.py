@@ -52,6 +52,9 @@ WAIT_SECONDS: Final = 20.0
 RETRY_SECONDS: Final = 0.5
 """Seconds after which the log is read again once that has failed."""
 
+EVENT_BYTES: Final = 256
+"""What an event is taken to have where it is not in memory."""
+
 COMPLAINT_SECONDS: Final = 60.0
 """How often it is logged at most that entries are no events."""
 
@@ -120,6 +123,7 @@ class Projection:
         self._resets: list[str] = []
         """The reasons for which readers have to be told so."""
         self._look = Look(driver, queue)
+        self._opening: asyncio.Future[tuple[Fold | None, Plan]] | None = None
         self._follower: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._saving: asyncio.TimerHandle | None = None
@@ -132,7 +136,8 @@ class Projection:
 
     async def start(self) -> None:
         """Begin to follow the log in the background, from where the table has got to."""
-        fold, self._plan = await asyncio.to_thread(self._resume)
+        self._opening = asyncio.ensure_future(asyncio.to_thread(self._resume))
+        fold, self._plan = await asyncio.shield(self._opening)
         if fold is not None:
             self._fold, self._ring = fold, Ring(fold.place.offset)
         self._follower = asyncio.create_task(self._follow(), name=f"queuecast projection {self.queue}")
@@ -142,13 +147,18 @@ class Projection:
         """Save what is folded. Whoever waits or asks from now on gets `BrokerUnavailable`."""
         self._stopped = True
         self._wake()
+        if self._opening is not None:
+            await asyncio.wait([self._opening])  # nothing ends a thread
         tasks = [task for task in (self._follower, self._watcher) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        if self._saving is not None:
+            self._saving.cancel()
         with suppress(Damaged):
             self._save()
+            self._table.commit()
         self._fold = None
         self._table.close()
 
@@ -273,10 +283,10 @@ class Projection:
         return cursor_at(bounds.identity, bounds.last, await self.at(bounds.last))
 
     def recent(self, count: int) -> int:
-        """The offset after which so many events are shown, as far as they are in memory."""
+        """An offset after which about so many events are shown: that of an event, or just before the first."""
         self._trim()
-        self._get()
-        return self._ring.before(count)
+        offset = self._ring.before(count)
+        return self._get().before(count * EVENT_BYTES) if offset is None else offset
 
     # The tasks
 
@@ -366,8 +376,7 @@ class Projection:
                     logger.warning("the log of %s cannot be read, trying again: %s", self.queue, error)
                 self._failing = True
             except Damaged as error:
-                logger.warning("%s; the log of %s is folded again", error, self.queue)
-                self._rebuild()
+                self._replace_table(error)
             except Exception:
                 # A projection that ended would leave its readers with keepalives and never an event again.
                 logger.exception("the log of %s cannot be folded; trying again from its beginning", self.queue)
@@ -385,10 +394,10 @@ class Projection:
                     batch = page.entries[start : start + FOLD_BATCH]
                     self._take(batch)
                     turn += len(batch)
-                    if turn >= FOLD_BATCH:
+                    if turn >= FOLD_BATCH or self._has_much_unsaved():
                         turn = 0
                         self._wake()
-                        await asyncio.sleep(0)
+                        await self._keep()
                 self._upto, self._own = page.upto, max(self._own, page.own)
                 self._wake()
 
@@ -419,9 +428,7 @@ class Projection:
         self._waits += len(waiting)
         if fold.unreadable > self._told_unreadable:
             self._tell_unreadable(fold.unreadable)
-        if len(fold.unsaved) + len(fold.refused) >= SAVE_ROWS:
-            self._save()
-        elif self._saving is None:
+        if self._saving is None:
             self._saving = asyncio.get_running_loop().call_later(SAVE_SECONDS, self._save_in_time)
         self._trim()
 
@@ -473,11 +480,24 @@ class Projection:
             plan.add(row)
         return fold, plan
 
+    def _has_much_unsaved(self) -> bool:
+        fold = self._get()
+        return len(fold.unsaved) + len(fold.refused) >= SAVE_ROWS
+
+    async def _keep(self) -> None:
+        """Let the event loop do something else between pieces of work, of which keeping what was folded is several."""
+        await asyncio.sleep(0)
+        if self._has_much_unsaved():
+            self._save()
+            await asyncio.sleep(0)
+        if self._table.should_commit:
+            self._table.commit()
+            await asyncio.sleep(0)
+            self._table.checkpoint()
+            await asyncio.sleep(0)
+
     def _save(self, trimmed: int = 0) -> None:
         """What has changed; and forget what lies up to this offset. Raises `Damaged`."""
-        if self._saving is not None:
-            self._saving.cancel()
-            self._saving = None
         fold = self._fold
         if fold is None or not (fold.unsaved or fold.refused or trimmed > fold.trimmed):
             return
@@ -488,8 +508,10 @@ class Projection:
             self._ring.forget(trimmed)
 
     def _save_in_time(self) -> None:
-        with suppress(BrokerUnavailable), self._asking():
+        self._saving = None
+        with suppress(BrokerUnavailable), self._asking() as table:
             self._save()
+            table.commit()
 
     def _trim(self) -> None:
         fold = self._fold
@@ -503,14 +525,17 @@ class Projection:
         try:
             yield self._table
         except Damaged as error:
-            logger.warning("%s; the log of %s is folded again", error, self.queue)
-            self._rebuild()
+            self._replace_table(error)
             self._follow_anew()
             raise BrokerUnavailable(f"the log of {self.queue} is being folded again") from error
 
-    def _rebuild(self) -> None:
+    def _replace_table(self, error: Damaged) -> None:
+        logger.warning("%s; the log of %s is folded again", error, self.queue)
+        self._rebuild(damaged=True)
+
+    def _rebuild(self, *, damaged: bool = False) -> None:
         """Fold the same log again: readers wait until it has come to where they are."""
-        self._table.renew()
+        self._table.renew(damaged=damaged)
         self._fold = None
         self._upto, self._own = -1, 0
         self._beginnings += 1

@@ -41,9 +41,9 @@ class Ring:
         index = bisect_right(self._offsets, offset)
         return self._entries[index : index + limit]
 
-    def before(self, count: int) -> int:
-        """The offset after which the ring holds so many entries, or all that it has."""
-        return self._offsets[-count - 1] if count < len(self._offsets) else self.start
+    def before(self, count: int) -> int | None:
+        """The entry after which there are so many; None where it does not hold it."""
+        return self._offsets[-count - 1] if count < len(self._offsets) else None
 
     def body(self, offset: int) -> bytes | None:
         index = bisect_right(self._offsets, offset) - 1

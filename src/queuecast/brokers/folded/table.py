@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -31,7 +33,13 @@ CACHE_KIB: Final = 16_000
 """Page cache of one log's file, filled only as needed: the hot end of the indexes of a million tasks."""
 
 WAL_PAGES: Final = 4_000
-"""Pages in the write-ahead log, about 16 MB, after which they are copied into the file."""
+"""Pages in the write-ahead log, about 16 MB, after which a commit copies them into the file where nobody has."""
+
+COMMIT_ROWS: Final = 8_000
+"""Rows in a transaction. Every page is written once in each, however many rows are new on it."""
+
+DAMAGED_AGAIN_SECONDS: Final = 600.0
+"""A file that fails a second time within so long will fail again (a full disk): go on in memory."""
 
 ASKED_AT_ONCE: Final = 256
 """Ids in one question."""
@@ -105,6 +113,8 @@ class Table:
         """Without a file all is kept in memory."""
         self._file = file
         self._db: sqlite3.Connection | None = None
+        self._uncommitted = 0
+        self._damaged_at = -inf
 
     def open(self) -> Saved | None:
         """What the file holds; None where it is begun anew."""
@@ -115,17 +125,24 @@ class Table:
             self.renew()
             return None
 
-    def renew(self) -> None:
-        """Delete the file and begin anew; in memory where that fails."""
+    def renew(self, *, damaged: bool = False) -> None:
+        """Delete the file and begin anew; in memory where that fails, or where it is damaged again."""
+        now = time.monotonic()
         self.close()
         try:
+            if damaged and now - self._damaged_at < DAMAGED_AGAIN_SECONDS:
+                raise Damaged(f"{self._file} has failed twice")
             self._remove()
             self._open()
         except (Damaged, OSError) as error:
             logger.warning("what queuecast knows of a log is kept in memory now: %s", error)
             self.close()
+            with suppress(OSError):
+                self._remove()
             self._file = None
             self._open()
+        if damaged:
+            self._damaged_at = now
 
     def close(self) -> None:
         db, self._db = self._db, None
@@ -136,10 +153,14 @@ class Table:
     # Writing
 
     def save(self, fold: Fold, trimmed: int) -> Mapping[State, int]:
-        """What has changed since the last save, and forget what had ended by `trimmed`: how many in which state."""
+        """What has changed since the last save, and forget what had ended by `trimmed`: how many in which state.
+
+        A kill undoes it until `commit`.
+        """
         rows = [_row_values(row) for row in fold.unsaved.values()]
         with self._working() as db:
-            db.execute("BEGIN")
+            if not db.in_transaction:
+                db.execute("BEGIN")
             db.executemany(_SAVE, rows)
             db.executemany("INSERT INTO refused VALUES (?)", [(offset,) for offset in fold.refused])
             db.executemany("INSERT INTO mark VALUES (?, ?, ?)", fold.new_marks)
@@ -147,8 +168,24 @@ class Table:
             counts = {state: number - forgotten.get(state, 0) for state, number in fold.counts.items()}
             checkpoint = msgspec.structs.replace(fold.checkpoint, trimmed=trimmed, counts=counts)
             db.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?)", (_encode(checkpoint),))
-            db.execute("COMMIT")
+        self._uncommitted += len(rows) + len(fold.refused)
         return forgotten
+
+    @property
+    def should_commit(self) -> bool:
+        return self._uncommitted >= COMMIT_ROWS
+
+    def commit(self) -> None:
+        """From here on only an outage of the machine undoes what was saved."""
+        with self._working() as db:
+            if db.in_transaction:
+                db.execute("COMMIT")
+        self._uncommitted = 0
+
+    def checkpoint(self) -> None:
+        """Copy the write-ahead log into the file, after a large commit."""
+        with self._working() as db:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     # Asking
 
