@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 from enum import Enum
 
-from system.processes import free_port
+from .ports import free_port
 
 SECONDS = 20
 """A failure bound: what has not come through the proxy, or ended, by then will not."""

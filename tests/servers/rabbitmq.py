@@ -4,10 +4,9 @@ import signal
 import subprocess
 from contextlib import ExitStack, contextmanager
 
-from system.processes import free_port
-
 from .answers import listens, rabbitmq_version
 from .leash import Leash
+from .ports import free_port
 from .release import COOKIE, Ports, environment, installed, prepare
 from .waiting import wait_until
 

@@ -4,10 +4,10 @@ import socket
 import threading
 
 import pytest
-from system.processes import free_port
 
 from . import answers
 from .found import need_kafka, need_rabbitmq, need_rabbitmq_4
+from .ports import free_port
 
 NEEDS = [
     (need_rabbitmq, "QUEUECAST_TEST_AMQP", "amqp://me:secret@127.0.0.1:{}/", "`make brokers` starts one"),

@@ -20,8 +20,10 @@ TWO_SLEEPERS = ("sh", "-c", "sleep 1000 & echo $!; exec sleep 1000")
 """A command with a child of its own, whose number it says."""
 
 HOLDER = f"""
-import pathlib, sys, time
+import pathlib, signal, sys, time
 from servers.leash import Leash
+# A run of the tests in the background of a shell has it ignored, and hands that down.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 log = pathlib.Path(sys.argv[1])
 leash = Leash({TWO_SLEEPERS!r}, environment=None, log=log)
 print(leash.pid, flush=True)
@@ -49,11 +51,15 @@ def test_a_command_ends_with_the_process_that_started_it(tmp_path, number):
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    with holder:
+    try:
         pids = [int(holder.stdout.readline()), child_of(log)]
         assert all(map(runs, pids))
         holder.send_signal(number)
-    wait_until(lambda: not any(map(runs, pids)), "the end", seconds=SECONDS)
+        holder.wait(SECONDS)
+        wait_until(lambda: not any(map(runs, pids)), "the end", seconds=SECONDS)
+    finally:
+        holder.kill()
+        holder.communicate()
 
 
 @pytest.mark.parametrize("way", ["stop", "end"])

@@ -1,9 +1,7 @@
 """Processes of queuecast on one database: started, killed and started again, and never left behind."""
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,9 +14,6 @@ HEIRS_SECONDS = 10
 """A failure bound: how long what a process has started may outlive it."""
 
 TESTS = Path(__file__).parents[1]
-
-PORTS = range(20_000, 30_000)
-"""Below those that systems give to outgoing connections, one of which could otherwise take a dead gateway's port."""
 
 APPLICATION = "system.workload:qc"
 
@@ -168,16 +163,3 @@ class Machine:
         for process in self._processes:
             print(f"--- {process}\n{process.err}")
         assert not survived, f"what these had started was left behind: {survived}"
-
-
-def free_port():
-    """A port that nobody listens on, so that a gateway can have it again and again."""
-    for port in random.sample(PORTS, 100):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")

@@ -7,13 +7,13 @@ from http.client import HTTPConnection
 
 import pytest
 from browser import chromium, page  # noqa: F401 - fixtures
+from servers.ports import free_port
 
 from queuecast.demo import samples
 from queuecast.demo.folder import FOLDER
 
 from .checker import by_task, flaws_of_stream, flaws_of_task
 from .client import whole_log
-from .processes import free_port
 
 pytestmark = pytest.mark.browser
 

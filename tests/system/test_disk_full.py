@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from servers.ports import free_port
 
 from .client import Gateways, Work, request
 from .load import Load
-from .processes import Machine, free_port
+from .processes import Machine
 from .verdict import pronounce
 
 DISK_BYTES = 16 << 20

@@ -6,11 +6,11 @@ import random
 import signal
 
 import pytest
+from servers.ports import free_port
 
 from .checker import by_task
 from .client import Gateways, Reader, Work
 from .load import SOAK_SECONDS, Load
-from .processes import free_port
 from .verdict import pronounce
 from .workload import QUEUES
 

@@ -6,10 +6,10 @@ import time
 from collections import Counter
 
 import pytest
+from servers.ports import free_port
 
 from .client import Gateways, Work, request, unread
 from .load import SOAK_SECONDS, Load
-from .processes import free_port
 from .verdict import pronounce
 
 ROUND = (

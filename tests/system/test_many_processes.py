@@ -6,10 +6,10 @@ import random
 import time
 
 import pytest
+from servers.ports import free_port
 
 from .client import Gateways, Work
 from .load import SOAK_SECONDS, Load
-from .processes import free_port
 from .verdict import pronounce
 
 A_FEW = 20
