@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from browser import chromium, page  # noqa: F401 - fixtures
 from servers.found import need_rabbitmq, need_rabbitmq_4
+from servers.ports import free_port
 
 from .checker import by_task, flaws_of_stream, flaws_of_task
 from .classic import Classic, Plain, alone_on
 from .client import PAUSE_SECONDS, Gateways, Reader, request, whole_log
-from .processes import free_port
 
 ORDER = json.dumps({"prices": [19.5, 3.5]}).encode()
 
