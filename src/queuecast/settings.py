@@ -31,6 +31,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65_535)] = 8765
     insecure: bool = False
+    workers: Annotated[int, Meta(ge=1)] = 1
+    """Gateway processes that share the port."""
     queue: tuple[str, ...] = ()
     """The queues a worker serves; none means all. As a variable: names with commas in between."""
     concurrency: Annotated[int, Meta(ge=1)] | None = None

@@ -16,7 +16,7 @@ from starlette.routing import Mount
 
 from queuecast import Queuecast
 from queuecast.gateway import server as server_module
-from queuecast.gateway.server import Server, StreamProtocol, drain_at_signals, serve
+from queuecast.gateway.server import StreamProtocol, drain_at_signals, listen, serve
 from queuecast.hub import window as window_module
 
 from .serving import Face, Reader, hello, serving
@@ -254,12 +254,15 @@ async def test_the_end_of_a_stream_that_nobody_reads_is_cut(monkeypatch):
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_drains_and_ends(sig):
     async with World() as world:
-        port = asyncio.get_running_loop().create_future()
         handler = signal.getsignal(sig)
+        sockets = await listen("127.0.0.1", 0)
+        port = sockets[0].getsockname()[1]
+        started = asyncio.Event()
         server = asyncio.create_task(
-            serve(Face(world.hub), port=0, drain=world.hub.drain, drain_seconds=0.1, on_start=port.set_result)
+            serve(Face(world.hub), sockets, drain=world.hub.drain, drain_seconds=0.1, on_start=started.set)
         )
-        client = await Reader.get(await port)
+        await started.wait()
+        client = await Reader.get(port)
         await client.opened()
         os.kill(os.getpid(), sig)
         assert [message.event for message in await client.rest()] == ["drain"]
@@ -267,16 +270,14 @@ async def test_a_signal_drains_and_ends(sig):
         assert world.hub.draining
         assert signal.getsignal(sig) is handler
         with pytest.raises(ConnectionError):
-            await Reader.connect(port.result())
+            await Reader.connect(port)
 
 
 async def test_a_second_signal_ends_at_once():
     async with World() as world:
-        port = asyncio.get_running_loop().create_future()
-        server = asyncio.create_task(
-            serve(Face(world.hub), port=0, drain=world.hub.drain, drain_seconds=1e9, on_start=port.set_result)
-        )
-        clients = [await Reader.get(await port) for _ in range(3)]
+        sockets = await listen("127.0.0.1", 0)
+        server = asyncio.create_task(serve(Face(world.hub), sockets, drain=world.hub.drain, drain_seconds=1e9))
+        clients = [await Reader.get(sockets[0].getsockname()[1]) for _ in range(3)]
         for client in clients:
             await client.opened()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -336,12 +337,11 @@ def test_on_uvloop(monkeypatch):
     async def scenario():
         async with World() as world:
             run = await world.run()
-            port = asyncio.get_running_loop().create_future()
-            config = uvicorn.Config(Face(world.hub), port=0, http=StreamProtocol, ws="none", log_config=None)
-            server = Server(config, world.hub.drain, 0.1, port.set_result)
-            serving = asyncio.create_task(server.serve())
-            slow = await Reader.get(await port, receive_buffer=4096)
-            quick = await Reader.get(port.result())
+            sockets = await listen("127.0.0.1", 0)
+            port = sockets[0].getsockname()[1]
+            serving = asyncio.create_task(serve(Face(world.hub), sockets, drain=world.hub.drain, drain_seconds=0.1))
+            slow = await Reader.get(port, receive_buffer=4096)
+            quick = await Reader.get(port)
             await slow.opened()
             await quick.opened()
             sent = 0

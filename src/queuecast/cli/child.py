@@ -1,4 +1,4 @@
-"""The worker as a child of the gateway's process: started again whenever it dies, and never left behind."""
+"""A process of ours as a child of another one: started again whenever it dies, and never left behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .exits import CommandError, Exit
 logger = logging.getLogger(__name__)
 
 QUICK_SECONDS: Final = 10.0
-"""A worker that lived shorter than this has died quickly."""
+"""A child that lived shorter than this has died quickly."""
 
 RESTART_SECONDS: Final = 0.5
 """Seconds before a new start after the second quick death in a row, doubled with each; after the first, at once."""
@@ -26,23 +26,27 @@ MAX_RESTART_SECONDS: Final = 30.0
 """Seconds that the doubling ends at."""
 
 STOP_SECONDS: Final = 35.0
-"""Seconds the worker has to stop in, a little more than it allows itself. Then it is killed."""
+"""Seconds a child has to stop in, a little more than worker and gateway allow themselves. Then it is killed."""
 
 HOPELESS: Final = frozenset({Exit.USAGE, Exit.STARTUP})
-"""A worker that exits with one of these has said what must be changed; starting it again would not help."""
+"""A child that exits with one of these has said what must be changed; starting it again would not help."""
 
 
-class WorkerChild:
-    """`queuecast worker` with these arguments, as a process of its own.
+class Child:
+    """`queuecast` with these arguments as a process of its own, which inherits these file descriptors.
 
-    Leaving the block stops it, waits for it, and raises the `CommandError` of a worker that could not start.
+    `name` is what the log calls it. Leaving the block stops it, waits for it, and raises the `CommandError` of a child
+    that could not start.
     """
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, name: str, arguments: Sequence[str], inherited: Sequence[int] = ()) -> None:
+        self._name = name
         self._arguments = arguments
+        self._inherited = inherited
         self._process: Process | None = None
         self._keeping: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._killing: asyncio.TimerHandle | None = None
+        """Counts the seconds since it was asked to stop."""
         # The child reads this pipe, into which nobody writes: it ends when this process does, however that happens.
         self._theirs, self._ours = os.pipe()
 
@@ -52,52 +56,57 @@ class WorkerChild:
     async def __aexit__(self, *_: object) -> None:
         try:
             if self._keeping is not None:
-                # Asked a second time the worker would give up what it is about to finish.
+                # Asked a second time it would give up what it is about to finish.
                 if not self._stopping:
                     self.stop()
-                await self._ended(self._keeping)
+                with suppress(asyncio.CancelledError):
+                    await self._keeping
         finally:
+            if self._killing is not None:
+                self._killing.cancel()
             os.close(self._theirs)
             os.close(self._ours)
 
     def start(self, on_failure: Callable[[], None]) -> None:
-        """Start the worker and keep it running; `on_failure` is called when it never will."""
+        """Start it and keep it running; `on_failure` is called when it never will."""
 
         def done(keeping: asyncio.Task[None]) -> None:
             if not keeping.cancelled() and keeping.exception() is not None:
                 on_failure()
 
-        self._keeping = asyncio.create_task(self._keep_running(), name="queuecast worker child")
+        self._keeping = asyncio.create_task(self._keep_running(), name=f"queuecast keeps {self._name}")
         self._keeping.add_done_callback(done)
 
-    def stop(self) -> None:
-        """Ask the worker to stop; asked again, it does so at once."""
-        self._stopping = True
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ask it to stop, by this signal; asked again, it does so at once."""
+        if self._killing is None:
+            self._killing = asyncio.get_running_loop().call_later(STOP_SECONDS, self._kill_late)
         if self._lives:
-            self._signal(signal.SIGTERM)
+            self._signal(number)
         elif self._keeping is not None:
             self._keeping.cancel()
 
     def kill(self) -> None:
-        """End the worker as a crash would. Another one is started."""
+        """End it as a crash would. Another one is started."""
         self._signal(signal.SIGKILL)
 
     @property
     def _lives(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
+    @property
+    def _stopping(self) -> bool:
+        return self._killing is not None
+
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._lives:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
-    async def _ended(self, keeping: asyncio.Task[None]) -> None:
-        _, late = await asyncio.wait({keeping}, timeout=STOP_SECONDS)
-        if late:
-            logger.error("the worker did not stop within %.0f seconds: killing it", STOP_SECONDS)
-            self._signal(signal.SIGKILL)
-        with suppress(asyncio.CancelledError):
-            await keeping
+    def _kill_late(self) -> None:
+        if self._lives:
+            logger.error("%s did not stop within %.0f seconds: killing it", self._name, STOP_SECONDS)
+            self.kill()
 
     async def _keep_running(self) -> None:
         quick_deaths = 0
@@ -106,21 +115,21 @@ class WorkerChild:
             if self._stopping:
                 return
             if code in HOPELESS:
-                raise CommandError("the worker cannot start, as it says above", Exit.STARTUP)
+                raise CommandError(f"{self._name} cannot start, as it says above", Exit.STARTUP)
             quick_deaths = quick_deaths + 1 if lived < QUICK_SECONDS else 0
             delay = _delay(quick_deaths)
             when = f"in {delay:g} seconds" if delay else "at once"
-            logger.error("the worker ended with %s: starting it again %s", _how(code), when)
+            logger.error("%s ended with %s: starting it again %s", self._name, _how(code), when)
             await asyncio.sleep(delay)
 
     async def _live(self) -> tuple[float, int]:
-        """One worker's life: for how many seconds, and the exit code."""
+        """One life: for how many seconds, and the exit code."""
         loop = asyncio.get_running_loop()
         born = loop.time()
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "queuecast", "worker", *self._arguments, "--parent", str(self._theirs)),
-            pass_fds=[self._theirs],
-            # A Ctrl-C at the terminal is for this process, which tells the worker.
+            *(sys.executable, "-m", "queuecast", *self._arguments, "--parent", str(self._theirs)),
+            pass_fds=[self._theirs, *self._inherited],
+            # A Ctrl-C at the terminal is for this process, which tells its children.
             start_new_session=True,
         )
         if self._stopping:

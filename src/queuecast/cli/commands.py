@@ -31,6 +31,7 @@ Target = Annotated[str, Argument(metavar="MODULE:QC", help="The application: a m
 Broker = Annotated[str | None, Option(help="The broker's URL; beats the one that the program names.")]
 Host = Annotated[str | None, Option(help="The address to listen on.  [default: 127.0.0.1]")]
 Port = Annotated[int | None, Option(help="The port to listen on.  [default: 8765]")]
+Workers = Annotated[int | None, Option(help="Gateway processes that share the port.  [default: 1]")]
 Insecure = Annotated[bool | None, Option("--insecure", help="Listen beyond this machine without a login.")]
 Queues = Annotated[list[str] | None, Option("--queue", help="Serve only this queue; may be repeated.")]
 Concurrency = Annotated[int | None, Option(help="Tasks of one queue to run at once.  [default: 20]")]
@@ -89,12 +90,12 @@ def demo(
     os.environ["QUEUECAST_DEMO_FOLDER"] = str(folder.absolute())
     from ..demo import samples
     from ..demo.app import qc
-    from .serving import refuse_exposure, run_demo, worker_arguments
+    from .serving import refuse_exposure, run_demo, worker_child
     from .working import run_in_loop
 
     refuse_exposure(qc, settings)
     samples.prepare()
-    run_in_loop(run_demo(qc, settings, worker_arguments("queuecast.demo.app:qc", settings, None)))
+    run_in_loop(run_demo(qc, settings, worker_child("queuecast.demo.app:qc", settings, None)))
 
 
 @commands.command()
@@ -104,6 +105,7 @@ def run(
     broker: Broker = None,
     host: Host = None,
     port: Port = None,
+    workers: Workers = None,
     queue: Queues = None,
     concurrency: Concurrency = None,
     insecure: Insecure = None,
@@ -111,14 +113,17 @@ def run(
 ) -> None:
     """Serve an application: gateway and worker.
 
-    The worker is a process of its own, so that no handler can hold up a stream; it is started again when it dies.
-    SIGTERM and Ctrl-C stop both gracefully: streams are sent away, running tasks finish or are given back. The
+    The worker is a process of its own, so that no handler can hold up a stream; it is started again when it dies. With
+    --workers so is each of the gateway's processes; there is one that runs tasks as before.
+
+    SIGTERM and Ctrl-C stop all gracefully: streams are sent away, running tasks finish or are given back. The
     exit code is 0 then; a second signal stops them at once.
     """
     settings = _serving(
         broker=broker,
         host=host,
         port=port,
+        workers=workers,
         queue=queue,
         concurrency=concurrency,
         insecure=insecure,
@@ -130,7 +135,13 @@ def run(
 
     app = app_of(target, settings, broker)
     serving.refuse_exposure(app, settings)
-    run_in_loop(serving.run(app, settings, serving.worker_arguments(target, settings, broker)))
+    worker = serving.worker_child(target, settings, broker)
+    if settings.workers == 1:
+        run_in_loop(serving.run(app, settings, worker))
+    else:
+        from .several import serve_in_several
+
+        run_in_loop(serve_in_several(app, settings, serving.gateway_arguments(target, settings, broker), [worker]))
 
 
 @commands.command()
@@ -142,21 +153,36 @@ def gateway(
     broker: Broker = None,
     host: Host = None,
     port: Port = None,
+    workers: Workers = None,
     insecure: Insecure = None,
     log_level: LogLevel = None,
+    fd: Annotated[list[int] | None, Option(hidden=True)] = None,
+    parent: Annotated[int | None, Option(hidden=True)] = None,
 ) -> None:
     """Serve HTTP only: submit, status and streams.
 
-    Without an application the gateway knows the queues from the broker and from what workers announce.
+    Without an application the gateway knows the queues from the broker and from what workers announce. With --workers
+    several processes accept connections on one port; one that dies is started again.
+
+    SIGTERM and Ctrl-C send the streams away, and then end. A second signal ends at once.
     """
-    settings = _serving(broker=broker, host=host, port=port, insecure=insecure, log_level=log_level)
+    settings = _serving(broker=broker, host=host, port=port, workers=workers, insecure=insecure, log_level=log_level)
     from . import serving
     from .loading import app_of
-    from .working import run_in_loop
+    from .working import end_with, run_in_loop
 
+    if parent is not None:
+        end_with(parent)
     app = app_of(target, settings, broker)
     serving.refuse_exposure(app, settings)
-    run_in_loop(serving.serve_gateway(app, app.gateway, settings, lambda _: None))
+    if fd:
+        run_in_loop(serving.serve_shared(app, settings, fd))
+    elif settings.workers == 1:
+        run_in_loop(serving.serve_gateway(app, app.gateway, settings, lambda _: None))
+    else:
+        from .several import serve_in_several
+
+        run_in_loop(serve_in_several(app, settings, serving.gateway_arguments(target, settings, broker)))
 
 
 @commands.command()

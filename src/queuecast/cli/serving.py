@@ -1,10 +1,12 @@
-"""The gateway's process, alone or with a worker as its child."""
+"""A gateway's process: alone, with a worker as its child, or one of several that share a port."""
 
 from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import signal
+import socket
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -14,10 +16,10 @@ from starlette.types import ASGIApp
 from ..app import Queuecast
 from ..errors import ConfigurationError
 from ..gateway.auth import LOOPBACK
-from ..gateway.server import serve
+from ..gateway.server import listen, serve
 from ..gateway.signals import at_signals
 from ..settings import Settings
-from .child import WorkerChild
+from .child import Child
 from .display import say
 from .exits import CommandError, Exit
 
@@ -43,34 +45,43 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def worker_arguments(target: str, settings: Settings, broker: str | None) -> list[str]:
-    """The command line of `queuecast worker` that says the same as these settings."""
-    arguments = [target, "--log-level", settings.log_level]
-    if broker is not None:
-        arguments += ["--broker", broker]
+def worker_child(target: str, settings: Settings, broker: str | None) -> Child:
+    """`queuecast worker` with these same settings."""
+    arguments = ["worker", target, *_common(settings, broker)]
     if settings.concurrency is not None:
         arguments += ["--concurrency", str(settings.concurrency)]
-    return arguments + [f"--queue={queue}" for queue in settings.queue]
+    return Child("the worker", arguments + [f"--queue={queue}" for queue in settings.queue])
 
 
-async def run(app: Queuecast, settings: Settings, worker: Sequence[str]) -> None:
+def gateway_arguments(target: str | None, settings: Settings, broker: str | None) -> list[str]:
+    """The command line of `queuecast gateway` that says the same as these settings."""
+    arguments = ["gateway", *_common(settings, broker), "--host", settings.host, "--port", str(settings.port)]
+    if settings.insecure:
+        arguments.append("--insecure")
+    return arguments if target is None else [*arguments, target]
+
+
+def _common(settings: Settings, broker: str | None) -> list[str]:
+    return ["--log-level", settings.log_level, *(["--broker", broker] if broker is not None else [])]
+
+
+async def run(app: Queuecast, settings: Settings, worker: Child) -> None:
     """The gateway here and a worker in a process of its own, until SIGTERM or SIGINT.
 
     Raises as `serve_gateway`, and `CommandError` when the worker cannot start.
     """
-    await _serve_with(WorkerChild(worker), app, app.gateway, settings, lambda _: None)
+    await _serve_with(worker, app, app.gateway, settings, lambda _: None)
 
 
-async def run_demo(app: Queuecast, settings: Settings, worker: Sequence[str]) -> None:
+async def run_demo(app: Queuecast, settings: Settings, child: Child) -> None:
     """The same with the demo's page around the gateway."""
     from ..demo.web import make_app
 
-    child = WorkerChild(worker)
     page = make_app(app, child.kill, hosts=LOOPBACK if is_loopback(settings.host) else ["*"])
     await _serve_with(child, app, page, settings, lambda url: say(f"open {url} in a browser"))
 
 
-async def _serve_with(child: WorkerChild, app: Queuecast, face: ASGIApp, settings: Settings, tell: Started) -> None:
+async def _serve_with(child: Child, app: Queuecast, face: ASGIApp, settings: Settings, tell: Started) -> None:
     def started(url: str) -> None:
         tell(url)
         child.start(on_failure=lambda: signal.raise_signal(signal.SIGINT))
@@ -99,26 +110,59 @@ async def serve_gateway(app: Queuecast, face: ASGIApp, settings: Settings, start
 
     Raises `ConfigurationError` or `BrokerUnavailable` for the broker, `CommandError` for an address that is taken.
     """
+
+    def on_start() -> None:
+        url = url_of(settings)
+        logger.info("listening on %s with %s", url, app.url)
+        started(url)
+
+    async with app.running():
+        await _serve_on(await listen_at(settings), app, face, settings, on_start)
+
+
+async def serve_shared(app: Queuecast, settings: Settings, descriptors: Sequence[int]) -> None:
+    """Serve on sockets that other processes serve on, too, until a signal says stop.
+
+    Raises `ConfigurationError` or `BrokerUnavailable` for the broker.
+    """
+
+    def on_start() -> None:
+        logger.info("process %d accepts connections", os.getpid())
+
+    face = app.gateway
+    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    async with app.running():
+        await _serve_on(sockets, app, face, settings, on_start)
+
+
+async def _serve_on(
+    sockets: Sequence[socket.socket], app: Queuecast, face: ASGIApp, settings: Settings, on_start: Callable[[], None]
+) -> None:
     gateway = app.gateway
-    face = guarded(app, face, settings)
 
     async def drain(seconds: float) -> None:
         if gateway.hub is not None:
             await gateway.hub.drain(seconds)
 
-    def on_start(port: int) -> None:
-        url = f"http://{_address(settings.host, port)}"
-        logger.info("listening on %s with %s", url, app.url)
-        started(url)
-
-    async with app.running():
-        try:
-            await serve(face, settings.host, settings.port, drain=drain, on_start=on_start, lifespan="off")
-        except SystemExit as error:
-            address = _address(settings.host, settings.port)
-            advice = "stop what listens there, or choose another --port"
-            raise CommandError(f"cannot listen on {address}, as it says above: {advice}", Exit.STARTUP) from error
+    await serve(guarded(app, face, settings), sockets, drain=drain, on_start=on_start, lifespan="off")
 
 
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+async def listen_at(settings: Settings) -> list[socket.socket]:
+    """Raises `CommandError` for an address that is taken, or not to be had."""
+    try:
+        return await listen(settings.host, settings.port)
+    except OSError as error:
+        # asyncio names the address as well.
+        reason = (error.strerror or str(error)).rpartition(": ")[2]
+        raise CommandError(
+            f"cannot listen on {_address(settings)}: {reason}. Stop what listens there, or choose another --port",
+            Exit.STARTUP,
+        ) from error
+
+
+def url_of(settings: Settings) -> str:
+    return f"http://{_address(settings)}"
+
+
+def _address(settings: Settings) -> str:
+    return f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"

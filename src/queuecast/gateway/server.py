@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 from collections import deque
@@ -292,7 +293,7 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         drain: Drain,
         drain_seconds: float = DRAIN_SECONDS,
-        on_start: Callable[[int], None] | None = None,
+        on_start: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
         self._drain = drain
@@ -303,7 +304,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         _collect_rarely()
         if self._on_start is not None:
-            self._on_start(self.servers[0].sockets[0].getsockname()[1])
+            self._on_start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit
@@ -321,18 +322,39 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+async def listen(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of this host, on which connections wait from now on. Raises `OSError`."""
+    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
+    try:
+        # asyncio knows how to bind all addresses of a name; these outlive its server, and may go to other processes.
+        sockets = [socket.socket(fileno=os.dup(bound.fileno())) for bound in server.sockets]
+    finally:
+        server.close()
+    try:
+        for listener in sockets:
+            listener.listen(BACKLOG)
+    except OSError:
+        close(sockets)
+        raise
+    return sockets
+
+
+def close(sockets: Sequence[socket.socket]) -> None:
+    for listener in sockets:
+        listener.close()
+
+
 async def serve(
     app: ASGIApp,
-    host: str = "127.0.0.1",
-    port: int = 8765,
+    sockets: Sequence[socket.socket],
     *,
     drain: Drain,
     drain_seconds: float = DRAIN_SECONDS,
-    on_start: Callable[[int], None] | None = None,
+    on_start: Callable[[], None] | None = None,
     **settings: Any,
 ) -> None:
-    """Serve until a signal says stop, then return. `on_start` is told the port once it listens; `settings` are
-    those of `uvicorn.Config`.
+    """Serve on these sockets until a signal says stop, then close them and return. `on_start` is called once it does;
+    `settings` are those of `uvicorn.Config`.
     """
     chosen: dict[str, Any] = {
         "ws": "none",
@@ -343,8 +365,8 @@ async def serve(
         "timeout_graceful_shutdown": GRACE_SECONDS,
         **settings,
     }
-    config = uvicorn.Config(app, host, port, http=StreamProtocol, **chosen)
-    await Server(config, drain, drain_seconds, on_start).serve()
+    config = uvicorn.Config(app, http=StreamProtocol, **chosen)
+    await Server(config, drain, drain_seconds, on_start).serve([*sockets])
 
 
 def drain_at_signals(
