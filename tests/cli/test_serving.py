@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -10,6 +11,8 @@ import urllib.request
 import pytest
 
 from .making import SHOP, cli, free_port, shop_running, started, url_of
+
+SEVERAL = ("--workers", 2)
 
 
 def submit(folder, port, *arguments):
@@ -43,12 +46,13 @@ def test_a_worker_that_dies_again_and_again_is_started_more_slowly(tmp_path):
             shop.until(f"starting it again {when}")
 
 
-def test_the_worker_ends_with_its_gateway_however_that_ends(tmp_path):
+@pytest.mark.parametrize("options", [(), SEVERAL])
+def test_nobody_outlives_the_parent_however_that_ends(tmp_path, options):
     port = free_port()
-    with shop_running(tmp_path, port) as shop:
+    with shop_running(tmp_path, port, *options) as shop:
         submit(tmp_path, port, "block")
         shop.send(signal.SIGKILL)
-        # The worker holds the same stderr, which ends only when both are gone.
+        # The children hold the same stderr, which ends only when all are gone.
         assert "Traceback" not in shop.rest()
 
 
@@ -163,6 +167,7 @@ def test_the_demo_serves_its_page_and_runs_its_queues(tmp_path):
         (["run", SHOP, "--host", "0.0.0.0"], 2, "--insecure"),
         (["gateway", "--host", "::"], 2, "authenticate="),
         (["demo", "--host", "192.0.2.1"], 2, "--insecure"),
+        (["gateway", "--workers", "2", "--broker", "memory://"], 2, "use sqlite:///work.db"),
         (["worker", SHOP, "--queue", "nope"], 2, "no queue named nope"),
         (["worker", SHOP, "--concurrency", "0"], 2, ">= 1"),
     ],
@@ -178,21 +183,65 @@ def test_what_cannot_start_says_what_to_do(tmp_path, arguments, code, words):
     assert "Traceback" not in answer.stderr
 
 
-def test_a_worker_that_cannot_start_ends_the_whole(tmp_path):
-    answer = cli("run", SHOP, "--port", free_port(), "--queue", "nope", folder=tmp_path)
+@pytest.mark.parametrize("options", [(), SEVERAL])
+def test_a_worker_that_cannot_start_ends_the_whole(tmp_path, options):
+    answer = cli("run", SHOP, "--port", free_port(), "--queue", "nope", *options, folder=tmp_path)
     assert answer.returncode == 3
     assert "no queue named nope" in answer.stderr
     assert "the worker cannot start" in answer.stderr
 
 
-def test_an_address_that_is_taken(tmp_path):
+def test_a_gateway_that_cannot_start_ends_the_whole(tmp_path):
+    (tmp_path / "moody.py").write_text(
+        "import sys\nfrom shop import qc\nif '--parent' in sys.argv: raise ValueError('not here')\n"
+    )
+    answer = cli("gateway", "moody:qc", "--port", free_port(), *SEVERAL, folder=tmp_path)
+    assert answer.returncode == 3
+    assert "moody.py, line 3: ValueError: not here" in answer.stderr
+    assert re.search("error: gateway [12] cannot start", answer.stderr)
+    assert "starting it again" not in answer.stderr
+
+
+def test_each_of_several_processes_answers_on_the_one_port(tmp_path):
+    port = free_port()
+    with started("gateway", SHOP, "--port", port, *SEVERAL, folder=tmp_path) as gateway:
+        gateway.until(f"listening on {url_of(port)} with sqlite:.*, in 2 processes")
+        pids = [int(gateway.until("accepts connections").split("process ")[1].split()[0]) for _ in range(2)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+            # Who answers is the other one.
+            with urllib.request.urlopen(f"{url_of(port)}/livez", timeout=10) as alive:
+                assert alive.status == 200
+            os.kill(pid, signal.SIGCONT)
+        gateway.send(signal.SIGTERM)
+        assert gateway.wait() == 0
+        assert len({*pids, gateway.process.pid}) == 3
+        assert gateway.rest() == ""
+
+
+def test_a_process_that_does_not_stop_is_killed(tmp_path):
+    port = free_port()
+    program = "import queuecast.cli.child as c; c.STOP_SECONDS = 0.5; from queuecast.cli import main; main()"
+    argv = [sys.executable, "-c", program, "gateway", SHOP, "--port", str(port), "--workers", "2"]
+    with started(argv=argv, folder=tmp_path) as gateway:
+        lines = [gateway.until("accepts connections") for _ in range(2)]
+        os.kill(int(lines[0].split("process ")[1].split()[0]), signal.SIGSTOP)
+        gateway.send(signal.SIGTERM)
+        gateway.until("gateway [12] did not stop within")
+        assert gateway.wait() == 0
+        assert gateway.rest() == ""
+
+
+@pytest.mark.parametrize("options", [(), SEVERAL])
+def test_an_address_that_is_taken(tmp_path, options):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        answer = cli("run", SHOP, "--port", port, folder=tmp_path)
+        answer = cli("run", SHOP, "--port", port, *options, folder=tmp_path)
     assert answer.returncode == 3
-    assert f"cannot listen on 127.0.0.1:{port}" in answer.stderr
+    assert f"cannot listen on 127.0.0.1:{port}: address already in use. Stop what listens there" in answer.stderr
+    assert "listening" not in answer.stderr
     assert "Traceback" not in answer.stderr
 
 

@@ -28,11 +28,13 @@ class Lines:
         self._thread = threading.Thread(target=self._read, args=[pipe], daemon=True)
         self._thread.start()
 
-    def wait_for(self, words, after=0):
-        """Until a line contains these words that comes after so many others."""
+    def wait_for(self, words, after=0, times=1):
+        """Until so many lines contain these words that come after so many others; these lines."""
         with self._news:
-            self._news.wait_for(lambda: self._ended or self._said(words, after), SECONDS)
-        assert self._said(words, after), f"nobody said {words!r}, but:\n{self}"
+            self._news.wait_for(lambda: self._ended or len(self._said(words, after)) >= times, SECONDS)
+        said = self._said(words, after)
+        assert len(said) >= times, f"{words!r} was not said {times} times, but:\n{self}"
+        return said
 
     def ends(self):
         """Whether nobody is left who could say anything."""
@@ -43,7 +45,7 @@ class Lines:
         return "\n".join(self.all)
 
     def _said(self, words, after):
-        return any(words in line for line in self.all[after:])
+        return [line for line in self.all[after:] if words in line]
 
     def _read(self, pipe):
         with pipe:
@@ -126,9 +128,10 @@ class Machine:
     def broker(self):
         return f"sqlite:///{self.database}"
 
-    def gateway(self, port, *, application=APPLICATION):
+    def gateway(self, port, *, application=APPLICATION, workers=1):
         named = [application] if application else []
-        return self.start("gateway", "queuecast", "gateway", *named, "--port", port, ready="listening on")
+        arguments = ("gateway", *named, "--port", port, "--workers", workers)
+        return self.start("gateway", "queuecast", *arguments, ready="listening on")
 
     def worker(self, *, concurrency=3, application=APPLICATION):
         return self.start("worker", "queuecast", "worker", application, "--concurrency", concurrency, ready="is ready")

@@ -125,11 +125,14 @@ async def serve_shared(app: Queuecast, settings: Settings, descriptors: Sequence
 
     Raises `ConfigurationError` or `BrokerUnavailable` for the broker.
     """
+
+    def on_start() -> None:
+        logger.info("process %d accepts connections", os.getpid())
+
+    face = app.gateway
     sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     async with app.running():
-        await _serve_on(
-            sockets, app, app.gateway, settings, lambda: logger.info("process %d accepts connections", os.getpid())
-        )
+        await _serve_on(sockets, app, face, settings, on_start)
 
 
 async def _serve_on(
@@ -149,9 +152,12 @@ async def listen_at(settings: Settings) -> list[socket.socket]:
     try:
         return await listen(settings.host, settings.port)
     except OSError as error:
-        address = _address(settings)
-        advice = "stop what listens there, or choose another --host or --port"
-        raise CommandError(f"cannot listen on {address}: {error.strerror}: {advice}", Exit.STARTUP) from error
+        # asyncio names the address as well.
+        reason = (error.strerror or str(error)).rpartition(": ")[2]
+        raise CommandError(
+            f"cannot listen on {_address(settings)}: {reason}. Stop what listens there, or choose another --port",
+            Exit.STARTUP,
+        ) from error
 
 
 def url_of(settings: Settings) -> str:

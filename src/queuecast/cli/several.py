@@ -1,4 +1,8 @@
-"""The parent of several processes: it listens, keeps them running, and tells them when to stop."""
+"""The parent of several processes: it listens, keeps them running, and tells them when to stop.
+
+All gateways accept on one socket. With a socket for each (SO_REUSEPORT) connections would be spread more evenly, but
+those that the kernel gives to a process which has just died would wait until it is started again.
+"""
 
 from __future__ import annotations
 

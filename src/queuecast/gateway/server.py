@@ -148,6 +148,11 @@ class StreamProtocol(HttpToolsProtocol):
         """No request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
+    @property
+    def _answered(self) -> bool:
+        """What is late is the rest of a body whose request has its answer: a second one would be nobody's."""
+        return self.cycle is not None and self.cycle.more_body
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.deadlines.set(self, HEAD_SECONDS)
@@ -169,7 +174,7 @@ class StreamProtocol(HttpToolsProtocol):
         if self.taken:
             self.transport.abort()
         elif self._idle:
-            if self.scope is not None:
+            if self.scope is not None and not self._answered:
                 self.transport.write(_TIMEOUT_ANSWER)
             self.transport.close()
         else:
