@@ -41,7 +41,7 @@ format: $(VENV)/.dev ## let ruff put right what it can
 	@$(BIN)/ruff format .
 
 bench: $(VENV)/.bench ## run the benchmarks against the peers that are installed (bench/README.md)
-	@for script in fanout unicast idle sqlite_tasks latency http_submit; do \
+	@for script in fanout unicast idle sqlite_tasks latency http_submit startup; do \
 		$(BIN)/python bench/$$script.py || exit 1; \
 		done
 

@@ -50,7 +50,7 @@ class Publisher:
         """Submit the tasks and let them run."""
         queue = self._app.queue(QUEUE)
         session = await self._app.session()
-        queue.announced["stream"] = HandlerInfo("stream", {})
+        queue.learn([HandlerInfo("stream", {})])
         numbers = range(self._tasks)
         await asyncio.gather(*(queue.submit("stream", {}, idempotency_key=f"stream {number}") for number in numbers))
         await session.broker.append(QUEUE, [self._running(number) for number in numbers])
