@@ -1,4 +1,4 @@
-"""The benchmarks still run against the code as it is: each once, as small as it gets. What they say is not looked at."""
+"""The benchmarks still run against the code as it is: each once, as small as it gets. Their figures are not judged."""
 
 import json
 import subprocess
@@ -32,8 +32,10 @@ pytestmark = [
 @pytest.mark.parametrize("script", SMALL)
 def test_a_benchmark_runs(script):
     command = [sys.executable, ROOT / "bench" / f"{script}.py", "--rounds", 1, "--only", "queuecast", *SMALL[script]]
-    answer = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=SECONDS)
+    answer = subprocess.run(
+        [str(part) for part in command], check=False, capture_output=True, text=True, timeout=SECONDS
+    )
     assert answer.returncode == 0, answer.stderr
     results = json.loads(answer.stdout)["results"]
     for subject, trials in results.items():
-        assert trials and all(trials.values()), f"{subject} brought no figures: {answer.stderr}"
+        assert None not in trials.values(), f"{subject} brought no figures: {answer.stderr}"
