@@ -5,13 +5,13 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from urllib.request import urlopen
 
-from lib import proc
+from lib import callers, counted, proc
 from lib.subject import Event, Server, post
 
 APPS = str(proc.BENCH / "ours_apps.py")
@@ -97,6 +97,14 @@ async def _submit(url: str, tasks: int) -> float:
         return time.perf_counter() - start
 
 
+async def _submit_by_callers(url: str, tasks: int) -> float:
+    from ours_apps import count, qc
+
+    qc.use(url)
+    async with qc.running():
+        return await callers.seconds(count.submit, tasks)
+
+
 def _wait_until_done(folder: Path, tasks: int, worker: proc.Process) -> None:
     """Looks into the file now and then: a client of the broker would be woken by every commit, and take the CPU."""
     with contextlib.closing(sqlite3.connect(folder / "tasks.db")) as db:
@@ -106,10 +114,11 @@ def _wait_until_done(folder: Path, tasks: int, worker: proc.Process) -> None:
             time.sleep(0.2)
 
 
-async def _run_seconds(url: str, tasks: int) -> float:
+async def _run_seconds(url: str, tasks: int, queue: str = "noops") -> float:
     """From the log itself: the first `running` to the last result."""
-    from ours_apps import noops, qc
+    import ours_apps
 
+    qc, noops = ours_apps.qc, getattr(ours_apps, queue)
     qc.use(url)
     async with qc.running():
         times: list[str] = []
@@ -122,6 +131,20 @@ async def _run_seconds(url: str, tasks: int) -> float:
                 break
     first, last = (datetime.fromisoformat(moment) for moment in (min(times), max(times)))
     return (last - first).total_seconds()
+
+
+def rabbitmq_tasks(folder: Path, url: str, tasks: int) -> dict[str, float]:
+    """The same on a server: nothing else runs there than the one worker process, and afterwards who reads the log."""
+    proc.need("queuecast")
+    proc.need("pika")
+    url = f"{url}&state={folder / 'state'}"
+    submitted = asyncio.run(_submit_by_callers(url, tasks))
+    env = counted.environment(folder, tasks)
+    program = ("worker", "ours_apps:qc", "--queue", "counted", "--concurrency", CONCURRENCY)
+    with _command(folder, *program, cpu=proc.LOAD_CPU, url=url, env=env) as worker:
+        figures = counted.figures(folder, tasks, worker)
+        trail = asyncio.run(_run_seconds(url, tasks, "counting"))
+    return {"submitted_per_s": tasks / submitted, **figures, "trail_per_s": tasks / trail}
 
 
 @contextlib.contextmanager
@@ -157,11 +180,11 @@ def worker(folder: Path) -> AbstractContextManager[proc.Process]:
 
 
 def _command(
-    folder: Path, *words: str, url: str, cpu: int | None = proc.SERVER_CPU
+    folder: Path, *words: str, url: str, cpu: int | None = proc.SERVER_CPU, env: Mapping[str, str] | None = None
 ) -> AbstractContextManager[proc.Process]:
     argv = proc.python("-m", "queuecast", *words)
     log = folder / f"{words[0]}.log"
-    return proc.running(argv, cpu=cpu, env={"QUEUECAST_BROKER": url}, cwd=folder, log=log)
+    return proc.running(argv, cpu=cpu, env={"QUEUECAST_BROKER": url, **(env or {})}, cwd=folder, log=log)
 
 
 @contextlib.contextmanager

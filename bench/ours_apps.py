@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import uvicorn
 import uvloop
+from lib import counted
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -31,6 +32,14 @@ qc.queue(QUEUE)
 @noops.task
 async def noop() -> None:
     return None
+
+
+counting = qc.queue("counted")
+
+
+@counting.task(name="counted")
+async def count() -> None:
+    counted.ran()
 
 
 def stream_task(number: int) -> str:

@@ -47,6 +47,14 @@ def best(results: Results, figure: str) -> dict[str, float | None]:
     return {subject: _highest(cases, figure) for subject, cases in results.items()}
 
 
+def of_kind(results: Results, kind: str) -> Results:
+    """Only the cases whose name begins with this."""
+    return {
+        subject: cases and {case: figures for case, figures in cases.items() if case.startswith(kind)}
+        for subject, cases in results.items()
+    }
+
+
 def ratios(values: Mapping[str, float | None], of: str = "queuecast") -> dict[str, float | None]:
     """One subject's value divided by each other's; none where it was not asked to run."""
     if of not in values:

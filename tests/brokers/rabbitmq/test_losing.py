@@ -9,7 +9,7 @@ from servers.proxy import Proxy, Way
 from servers.rabbitmq import RabbitNode
 
 from queuecast.brokers import Retention
-from queuecast.brokers.rabbitmq import RabbitDriver, link, tasks
+from queuecast.brokers.rabbitmq import RabbitDriver, link, publisher
 from queuecast.errors import BrokerError, BrokerUnavailable, ConfigurationError, OutcomeUnknown, ResetRequired
 
 from .steps import START, bodies, message, parcels, read, take, until
@@ -149,7 +149,7 @@ async def test_closing_finishes_what_was_handed_over(make, name):
 
 @pytest.mark.bound(60)
 async def test_nothing_hangs_where_nobody_answers(make, proxied, name, monkeypatch, open_driver):
-    monkeypatch.setattr(tasks, "PUT_SECONDS", 1.0)
+    monkeypatch.setattr(publisher, "PUT_SECONDS", 1.0)
     monkeypatch.setattr(link, "UP_SECONDS", 0.5)
     proxy, through = proxied
     driver = await make(through)
@@ -233,7 +233,7 @@ async def test_a_server_that_is_killed_and_started_again(node, name_on, consume)
 
 @pytest.mark.bound(180)
 async def test_an_alarm_stops_what_is_published_and_nothing_else(node, name_on, consume, monkeypatch):
-    monkeypatch.setattr(tasks, "PUT_SECONDS", 2.0)
+    monkeypatch.setattr(publisher, "PUT_SECONDS", 2.0)
     driver, name = await name_on(node)
     await driver.put(parcels(name, "a", "b"))
     await driver.append(name, [b"a"])
@@ -243,7 +243,7 @@ async def test_an_alarm_stops_what_is_published_and_nothing_else(node, name_on, 
     with pytest.raises(BrokerError):  # the one that makes the server tell of its alarm  # noqa: PT012
         while True:
             await driver.put(parcels(name, "c"))
-    monkeypatch.setattr("queuecast.brokers.rabbitmq.publisher.UP_SECONDS", 0.5)
+    monkeypatch.setattr(publisher, "UP_SECONDS", 0.5)
     with pytest.raises(BrokerUnavailable, match="memory"):
         await driver.put(parcels(name, "d"))
     call = driver.append(name, [b"b"])

@@ -6,6 +6,7 @@ pika makes an object of each frame and checks every argument: half of what a pub
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from struct import pack
 from typing import Final
 
@@ -18,6 +19,9 @@ BODY: Final = 3
 END: Final = b"\xce"
 FRAME_OVERHEAD: Final = 8
 """Bytes of a frame that are not its payload."""
+
+KEPT: Final = 1_024
+"""Pieces of frames that are kept, since thousands of messages have the same. The one not used for longest goes."""
 
 _BASIC: Final = 60
 _PUBLISH: Final = 40
@@ -36,6 +40,7 @@ _TYPE: Final = 1 << 5
 _PERSISTENT: Final = b"\x02"
 
 
+@lru_cache(maxsize=KEPT)
 def publish(channel: int, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
     payload = pack(">HHH", _BASIC, _PUBLISH, 0) + _short(exchange) + _short(routing_key) + pack("B", mandatory)
     return pack(">BHL", METHOD, channel, len(payload)) + payload + END
@@ -98,18 +103,22 @@ def table(headers: Mapping[str, Header]) -> bytes:
     """A float goes as its text: few clients can read AMQP's own, and pika cuts off what is behind the point."""
     pieces = []
     for key, value in headers.items():
-        pieces.append(_short(key))
-        if isinstance(value, bool):
-            pieces.append(b"t\x01" if value else b"t\x00")
-        elif isinstance(value, int):
-            if not -(1 << 63) <= value < 1 << 63:
-                raise InvalidInput(f"the header {key} is {value}: AMQP allows 64 bits")
-            pieces.append(pack(">cq", b"l", value))
+        if isinstance(value, int):
+            pieces.append(_whole(key, value))
         else:
             text = (value if isinstance(value, str) else repr(value)).encode()
-            pieces.append(pack(">cL", b"S", len(text)) + text)
+            pieces += (_key(key), b"S", pack(">L", len(text)), text)
     payload = b"".join(pieces)
     return pack(">L", len(payload)) + payload
+
+
+@lru_cache(maxsize=KEPT, typed=True)
+def _whole(key: str, value: int) -> bytes:
+    if isinstance(value, bool):
+        return _key(key) + (b"t\x01" if value else b"t\x00")
+    if not -(1 << 63) <= value < 1 << 63:
+        raise InvalidInput(f"the header {key} is {value}: AMQP allows 64 bits")
+    return _key(key) + pack(">cq", b"l", value)
 
 
 def ack(channel: int, tag: int, *, multiple: bool = False) -> bytes:
@@ -119,6 +128,11 @@ def ack(channel: int, tag: int, *, multiple: bool = False) -> bytes:
 def nack(channel: int, tag: int) -> bytes:
     """To be handed out again."""
     return pack(">BHLHHQB", METHOD, channel, 13, _BASIC, _NACK, tag, 2) + END
+
+
+@lru_cache(maxsize=KEPT)
+def _key(text: str) -> bytes:
+    return _short(text)
 
 
 def _short(text: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -16,6 +17,10 @@ from .link import UP_SECONDS, Link
 MAX_UNCONFIRMED: Final = 4_096
 """Messages on their way at most. Whoever publishes tasks waits for room beyond it; the few of each log do not."""
 
+PUT_SECONDS: Final = 10.0
+"""Seconds that a task's message waits for room, and then for its confirm. After the first it is not sent, after the
+second nobody knows (up to GLANCE_SECONDS later: a timer for each message would cost a tenth of a submit).
+"""
 
 CONFIRM_SECONDS: Final = 5.0
 """Seconds for a message to be confirmed. Then its connection is given up for a new one.
@@ -50,12 +55,17 @@ class Ticket(ABC):
     def lost(self, reason: BrokerUnavailable) -> None:
         """Nobody knows."""
 
+    def overdue(self, reason: BrokerUnavailable) -> None:
+        """Not confirmed for PUT_SECONDS. It may still be: this comes before one of the others."""
+
 
 class _Sent(NamedTuple):
     ticket: Ticket
     routing_key: str
     mark: str
     """Tells it from others with the same routing key, where the server returns it."""
+    at: float
+    """When it was sent, in monotonic seconds."""
 
 
 class Publisher:
@@ -118,10 +128,21 @@ class Publisher:
                 raise self.obstacle or BrokerUnavailable("RabbitMQ comes and goes") from None
 
     async def room(self) -> None:
-        """Returns once fewer than MAX_UNCONFIRMED are on their way, or the connection is lost."""
-        while len(self._pending) >= MAX_UNCONFIRMED:
-            self._room.clear()
-            await self._room.wait()
+        """Returns once fewer than MAX_UNCONFIRMED are on their way, or the connection is lost.
+
+        Raises `BrokerUnavailable` after PUT_SECONDS.
+        """
+        if len(self._pending) >= MAX_UNCONFIRMED:
+            try:
+                async with asyncio.timeout(PUT_SECONDS):
+                    while len(self._pending) >= MAX_UNCONFIRMED:
+                        self._room.clear()
+                        await self._room.wait()
+            except TimeoutError:
+                raise self._unconfirmed() from None
+
+    def _unconfirmed(self) -> BrokerUnavailable:
+        return BrokerUnavailable(f"{self.obstacle or 'RabbitMQ did not confirm'} within {PUT_SECONDS:.0f} s")
 
     def publish(
         self,
@@ -141,7 +162,7 @@ class Publisher:
         method = frames.publish(channel.number, exchange, routing_key, mandatory=mandatory)
         channel.stream.write(method + frames.content(channel.number, properties, body, line.frame_max))
         self._last += 1
-        self._pending[self._last] = _Sent(ticket, routing_key, mark)
+        self._pending[self._last] = _Sent(ticket, routing_key, mark, time.monotonic())
         if self._watch is None:
             self._glance()
 
@@ -181,7 +202,7 @@ class Publisher:
         elif method.NAME == "Basic.Ack":
             sent.ticket.taken()
         else:
-            self._refused_at = self._refused_at or asyncio.get_running_loop().time()
+            self._refused_at = self._refused_at or time.monotonic()
             sent.ticket.refused(BrokerUnavailable(f"RabbitMQ did not take a message for {sent.routing_key} (nack)"))
 
     def _on_return(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
@@ -208,7 +229,7 @@ class Publisher:
 
     def _renew(self) -> None:
         """After a nack, when nothing is on its way that would become uncertain, or that does not end."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         if self._line is None or self._refused_at is None or now - self._renewed_at < RENEW_SECONDS:
             return
         if not self._pending or now - self._refused_at > CONFIRM_SECONDS:
@@ -216,17 +237,23 @@ class Publisher:
             self._line.abort(BrokerUnavailable("RabbitMQ did not take a message (nack)"))
 
     def _glance(self) -> None:
-        loop = asyncio.get_running_loop()
         self._watch = None
         line, oldest = self._line, next(iter(self._pending), None)
         if line is None or oldest is None:
             return
+        self._tell_overdue(time.monotonic() - PUT_SECONDS)
         if oldest != self._oldest[0] or line.blocked is not None:
-            self._oldest = (oldest, loop.time())
-        elif loop.time() - self._oldest[1] > CONFIRM_SECONDS:
+            self._oldest = (oldest, time.monotonic())
+        elif time.monotonic() - self._oldest[1] > CONFIRM_SECONDS:
             line.abort(BrokerUnavailable(f"RabbitMQ did not confirm a message for {self._pending[oldest].routing_key}"))
         self._renew()
-        self._watch = loop.call_later(GLANCE_SECONDS, self._glance)
+        self._watch = asyncio.get_running_loop().call_later(GLANCE_SECONDS, self._glance)
+
+    def _tell_overdue(self, before: float) -> None:
+        for sent in self._pending.values():
+            if sent.at > before:
+                break
+            sent.ticket.overdue(self._unconfirmed())
 
     def _look(self) -> None:
         if self.obstacle:

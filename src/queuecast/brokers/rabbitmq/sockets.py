@@ -24,6 +24,10 @@ SLICE_BYTES: Final = 16_384
 """Bytes given to pika at once. It cuts each frame from the front of what it has, which a large buffer makes slow."""
 
 
+SEND_BYTES: Final = 32_768
+"""Bytes that are waited for at most before they are sent, so that the server begins while more is being written."""
+
+
 class Stream(asyncio.Protocol, AbstractStreamTransport):
     """One connection's bytes: pika's transport, and asyncio's protocol."""
 
@@ -32,6 +36,7 @@ class Stream(asyncio.Protocol, AbstractStreamTransport):
         self._protocol = protocol
         self._transport: asyncio.Transport | None = None
         self._waiting: list[bytes] = []
+        self._size = 0
         self._told = False
         self._full = False
         self._drained: list[asyncio.Future[None]] = []
@@ -52,12 +57,16 @@ class Stream(asyncio.Protocol, AbstractStreamTransport):
         if not self._waiting:
             self._loop.call_soon(self.flush)
         self._waiting.append(data)
+        self._size += len(data)
+        if self._size >= SEND_BYTES:
+            self.flush()
 
     def flush(self) -> None:
         """Send what was written so far; what the system does not take at once follows by itself."""
         if self._waiting:
             data = b"".join(self._waiting)
             self._waiting.clear()
+            self._size = 0
             if self._transport is not None and not self.lost:
                 self._transport.write(data)
 
@@ -76,7 +85,7 @@ class Stream(asyncio.Protocol, AbstractStreamTransport):
         return self._protocol
 
     def get_write_buffer_size(self) -> int:
-        return sum(map(len, self._waiting)) + (self._transport.get_write_buffer_size() if self._transport else 0)
+        return self._size + (self._transport.get_write_buffer_size() if self._transport else 0)
 
     async def drained(self) -> None:
         """Returns once the system has all that was written, or the connection is lost."""

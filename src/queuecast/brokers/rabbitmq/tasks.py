@@ -11,9 +11,6 @@ from ..folded.wire import Message
 from .properties import to_amqp
 from .publisher import Publisher, Ticket
 
-PUT_SECONDS: Final = 10.0
-"""Seconds until a message must be confirmed. Then `OutcomeUnknown`."""
-
 GROUP: Final = 500
 """Messages that are handed to the connection at once."""
 
@@ -51,6 +48,10 @@ class _Put(Ticket):
         self.none_taken = False
         self.refused(reason)
 
+    def overdue(self, reason: BrokerUnavailable) -> None:
+        if not self.done.done():
+            self.done.set_exception(OutcomeUnknown(str(reason)))
+
     def not_sent(self, count: int, reason: BrokerUnavailable) -> None:
         """The last so many, which the connection has never seen."""
         self._reason = self._reason or reason
@@ -77,27 +78,16 @@ async def put(publisher: Publisher, parcels: Sequence[Addressed], *, mandatory: 
     encoded = [to_amqp(parcel.message) for parcel in parcels]
     await publisher.ready()
     ticket = _Put(len(parcels))
-    try:
-        async with asyncio.timeout(PUT_SECONDS):
-            await _send(publisher, ticket, parcels, encoded, mandatory=mandatory)
-            await ticket.done
-    except TimeoutError:
-        reason = publisher.obstacle or "RabbitMQ did not confirm"
-        raise OutcomeUnknown(f"{reason} within {PUT_SECONDS:.0f} s") from None
-
-
-async def _send(
-    publisher: Publisher, ticket: _Put, parcels: Sequence[Addressed], encoded: Sequence[bytes], *, mandatory: bool
-) -> None:
     for start in range(0, len(parcels), GROUP):
-        await publisher.room()
         try:
+            await publisher.room()
             await publisher.ready()
         except BrokerUnavailable as reason:
             ticket.not_sent(len(parcels) - start, reason)
-            return
+            break
         for (exchange, routing_key, message), properties in zip(
             parcels[start : start + GROUP], encoded[start : start + GROUP], strict=True
         ):
             mark = message.id or ""
             publisher.publish(ticket, exchange, routing_key, properties, message.body, mandatory=mandatory, mark=mark)
+    await ticket.done
