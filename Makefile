@@ -24,7 +24,7 @@ test: $(VENV)/.dev ## run the tests
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not rabbitmq" $(ARGS)
 
 test-rabbitmq: $(VENV)/.dev ## run the tests that want RabbitMQ servers: after make brokers and make brokers-4
-	@$(BIN)/python -m pytest -m rabbitmq $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m rabbitmq $(ARGS)
 
 check: lint types test ## lint, types and tests: what must pass before a change goes in
 

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from servers.found import alone_on, need_rabbitmq, need_rabbitmq_4
 
 pytest.register_assert_rewrite("system.verdict", "system.client", "system.processes")
 """Helpers whose assertions are to say what they saw; here, because others import them as well."""
@@ -61,8 +62,16 @@ def cleanup():
     return AsyncExitStack()
 
 
+@pytest.fixture(params=[pytest.param(need_rabbitmq, id="rabbitmq"), pytest.param(need_rabbitmq_4, id="rabbitmq-4")])
+def rabbitmq(request):
+    """The URL of a RabbitMQ, one of each version, which this test has to itself."""
+    url = request.param()
+    with alone_on(url):
+        yield url
+
+
 NEED_RABBITMQ = ("brokers/rabbitmq/", "brokers/test_rabbitmq.py", "servers/", "system/test_classic.py")
-"""Where the tests are that want RabbitMQ servers to themselves, one process at a time: `make test-rabbitmq`."""
+"""Where the tests are that want RabbitMQ servers: `make test-rabbitmq`."""
 
 
 def pytest_collection_modifyitems(items):

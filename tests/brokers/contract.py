@@ -46,6 +46,7 @@ from .processes import Processes
 from .steps import (
     EARLY,
     FAR,
+    IN_TIME,
     OTHER,
     SOON,
     Backend,
@@ -404,12 +405,12 @@ class Scheduling(Suite):
 
     async def test_a_task_that_was_begun_in_time_does_not_expire(self, connect):
         broker = await connect()
-        task = new_task(expires_at=seconds_from_now(SOON), retries=1)
+        task = new_task(expires_at=seconds_from_now(IN_TIME), retries=1)
         await broker.submit([task])
         async with consuming(broker) as deliveries:
             first = await anext(deliveries)
             run = await begin(first)
-            await first.retry(2 * SOON, run.retrying(2 * SOON))
+            await first.retry(IN_TIME, run.retrying(IN_TIME))
             second = await anext(deliveries)
             assert time.time() >= task.expires_at
             assert second.attempt == 2
@@ -418,11 +419,11 @@ class Scheduling(Suite):
 
     async def test_a_task_given_back_too_late_has_expired(self, connect):
         broker = await connect()
-        task = new_task(expires_at=seconds_from_now(SOON))
+        task = new_task(expires_at=seconds_from_now(IN_TIME))
         await broker.submit([task])
         async with consuming(broker) as deliveries:
             delivery = await anext(deliveries)
-            await broker.submit([new_task(delay=2 * SOON)])
+            await broker.submit([new_task(delay=IN_TIME)])
             await anext(deliveries)
             await delivery.release()
             await broker.submit([another := new_task()])

@@ -24,6 +24,9 @@ FAR = 3_600.0
 SOON = 0.06
 """Seconds: a time that a test does wait for."""
 
+IN_TIME = 1.0
+"""Seconds: enough to begin a task in on a busy machine; a test does wait for their end."""
+
 EARLY = 0.005
 """Seconds by which a backend's clock may run before ours."""
 

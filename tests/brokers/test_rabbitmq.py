@@ -2,7 +2,6 @@
 
 import pytest
 from servers.clean import cleaned
-from servers.found import need_rabbitmq, need_rabbitmq_4
 
 from queuecast.brokers import Broker, Retention, make_broker
 
@@ -14,10 +13,10 @@ HEARTBEAT = 2
 """Seconds: a process that stands still is given up after two of them."""
 
 
-class OnRabbitMQ(BrokerContract):
+class TestRabbitMQ(BrokerContract):
     @pytest.fixture
-    def url(self, server, tmp_path):
-        return f"{cleaned(server, [QUEUE, OTHER])}?heartbeat={HEARTBEAT}&state={tmp_path}/state"
+    def url(self, rabbitmq, tmp_path):
+        return f"{cleaned(rabbitmq, [QUEUE, OTHER])}?heartbeat={HEARTBEAT}&state={tmp_path}/state"
 
     @pytest.fixture
     def backend(self, url):
@@ -32,15 +31,3 @@ class OnRabbitMQ(BrokerContract):
             return broker
 
         return open_broker
-
-
-class TestRabbitMQ(OnRabbitMQ):
-    @pytest.fixture
-    def server(self):
-        return need_rabbitmq()
-
-
-class TestRabbitMQ4(OnRabbitMQ):
-    @pytest.fixture
-    def server(self):
-        return need_rabbitmq_4()

@@ -3,7 +3,11 @@
 `need_…()` in a test or fixture gives one. Where it is missing the test is skipped, and in CI it fails.
 """
 
+import fcntl
 import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,6 +24,16 @@ def need_rabbitmq():
 def need_rabbitmq_4():
     """The URL of a RabbitMQ 4.x."""
     return _need_rabbitmq("QUEUECAST_TEST_AMQP_4", 5674, "make brokers-4")
+
+
+@contextmanager
+def alone_on(url):
+    """No other test uses this server meanwhile, of this run or another: what is ours is there once for all of them."""
+    where = urlsplit(url)
+    file = Path(tempfile.gettempdir(), f"queuecast-tests-{where.hostname}-{where.port}.lock")
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def need_kafka():

@@ -1,24 +1,17 @@
 """The programs of examples/classic as they are, on a RabbitMQ, and a plain program of the tests' own."""
 
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pika
 import pika.exceptions
-from servers.waiting import wait_until
 
 from .processes import Machine
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "classic"
 
 QUEUES = ("task_queue", "orders")
-"""The names are the examples', so that one run of these tests has a broker for itself at a time."""
-
-LOCK = "queuecast.tests.classic"
-"""An exclusive queue: whoever has it uses those names."""
-
-LOCK_SECONDS = 180
-"""A failure bound: how long another run may need with them."""
+"""Of the examples, and of `foreign`."""
 
 SECONDS = 20
 """A failure bound for an answer."""
@@ -52,32 +45,6 @@ class Classic(Machine):
 
     def plain(self, program, *arguments):
         return self.start(program, program, *arguments, folder=EXAMPLES)
-
-
-@contextmanager
-def alone_on(url):
-    """Nobody else uses the examples' names meanwhile, and nothing of them is left before or after."""
-    parameters = pika.URLParameters(url)
-    parameters.heartbeat = 0  # it is only looked after at both ends
-    connection = pika.BlockingConnection(parameters)
-    with connection:
-        wait_until(lambda: _locks(connection), "another run of these tests goes on", seconds=LOCK_SECONDS)
-        _clear(connection)
-        yield
-        _clear(connection)
-
-
-def _locks(connection):
-    with suppress(pika.exceptions.ChannelClosedByBroker):
-        return connection.channel().queue_declare(LOCK, exclusive=True)
-    return None
-
-
-def _clear(connection):
-    channel = connection.channel()
-    for queue in QUEUES:
-        for name in (queue, f"_qc.events.{queue}", f"_qc.replies.{queue}"):
-            channel.queue_delete(name)
 
 
 class Plain:

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from browser import chromium, page  # noqa: F401 - fixtures
-from servers.found import need_rabbitmq, need_rabbitmq_4
+from servers.clean import cleaned
 from servers.ports import free_port
 
 from .checker import by_task, flaws_of_stream, flaws_of_task
-from .classic import Classic, Plain, alone_on
+from .classic import QUEUES, Classic, Plain
 from .client import PAUSE_SECONDS, Gateways, Reader, request, whole_log
 
 ORDER = json.dumps({"prices": [19.5, 3.5]}).encode()
@@ -26,19 +26,11 @@ LONG = 600
 """Seconds of work whose worker does not live to see its end."""
 
 
-SERVERS = [
-    pytest.param(need, id=name) for name, need in {"rabbitmq": need_rabbitmq, "rabbitmq-4": need_rabbitmq_4}.items()
-]
-"""One test at a time on each."""
-
-
-@pytest.fixture(params=SERVERS)
-def classic(request, tmp_path):
-    url = request.param()
-    with alone_on(url):
-        machine = Classic(tmp_path, url)
-        yield machine
-        machine.clean_up()
+@pytest.fixture
+def classic(rabbitmq, tmp_path):
+    machine = Classic(tmp_path, cleaned(rabbitmq, QUEUES))
+    yield machine
+    machine.clean_up()
 
 
 @asynccontextmanager

@@ -8,10 +8,10 @@ import signal
 from contextlib import asynccontextmanager
 
 import pytest
+from servers.ports import free_port
 
 from .client import Gateways, Reader
 from .load import Load
-from .processes import free_port
 from .verdict import pronounce
 
 PROCESSES = 2

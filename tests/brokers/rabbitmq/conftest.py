@@ -1,7 +1,7 @@
 import secrets
 
 import pytest
-from servers.found import need_rabbitmq, need_rabbitmq_4, need_rabbitmq_programs
+from servers.found import need_rabbitmq_programs
 from servers.rabbitmq import RabbitNode
 
 from queuecast.brokers import Retention
@@ -10,15 +10,10 @@ from queuecast.brokers.rabbitmq import RabbitDriver
 from .steps import plain
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(need_rabbitmq, id="3.10", marks=pytest.mark.xdist_group("rabbitmq")),
-        pytest.param(need_rabbitmq_4, id="4", marks=pytest.mark.xdist_group("rabbitmq-4")),
-    ]
-)
-def url(request):
-    """A server. What is ours there belongs to all tests, so those of one server run one after the other."""
-    return request.param()
+@pytest.fixture
+def url(rabbitmq):
+    """A server."""
+    return rabbitmq
 
 
 @pytest.fixture

@@ -84,14 +84,15 @@ async def test_an_append_that_was_begun_without_a_connection_arrives(make, proxi
 
 
 async def test_an_append_is_given_up_after_its_time(make, proxied, name, monkeypatch):
-    monkeypatch.setattr("queuecast.brokers.rabbitmq.writer.APPEND_SECONDS", 1.0)
     proxy, through = proxied
     driver = await make(through)
     proxy.stall(Way.TO_CLIENT)
-    sent = driver.append(name, [b"a"])
-    await asyncio.to_thread(proxy.wait_held, Way.TO_CLIENT)
-    proxy.refuse()
-    waiting = driver.append(name, [b"b"])
+    with monkeypatch.context() as impatient:
+        impatient.setattr("queuecast.brokers.rabbitmq.writer.APPEND_SECONDS", 1.0)
+        sent = driver.append(name, [b"a"])
+        await asyncio.to_thread(proxy.wait_held, Way.TO_CLIENT)
+        proxy.refuse()
+        waiting = driver.append(name, [b"b"])
     for call in (sent, waiting):
         with pytest.raises(BrokerUnavailable, match="not appended"):
             await call

@@ -116,7 +116,7 @@ class RabbitDriver(Driver):
     async def read(self, log: str, after: Cursor) -> AsyncGenerator[Page, None]:
         # One that was deleted is there again then, and its readers learn that it is another.
         await self._declare_log(log)
-        async for page in reader.pages(self._taking, _stream(log), after, self._token):
+        async for page in reader.pages(self._taking, self._logs, _stream(log), after, self._token):
             yield page
 
     async def bounds(self, log: str) -> Bounds:
@@ -125,7 +125,7 @@ class RabbitDriver(Driver):
 
     async def recent(self, log: str) -> Cursor:
         await self._declare_log(log)
-        return await reader.recent(self._taking, _stream(log))
+        return await reader.recent(self._taking, self._logs, _stream(log))
 
     async def _prepare(self, line: Line) -> None:
         await self._tasks.attach(line)

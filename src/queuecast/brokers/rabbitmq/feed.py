@@ -67,11 +67,6 @@ class Feed:
             raise self._ended
         return arrived
 
-    async def take_ready(self) -> list[Piece]:
-        """What the server has ready: it delivers that before it answers another question. Nothing: it has no more."""
-        await self._channel.ask(self._channel.raw.basic_qos, prefetch_count=CREDIT)
-        return await self.take(0) if self._arrived else []
-
     async def close(self) -> None:
         await self._channel.close()
 

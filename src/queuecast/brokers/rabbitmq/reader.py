@@ -13,7 +13,7 @@ from ..folded.driver import Page
 from ..folded.wire import Message
 from . import entry
 from .entry import Piece
-from .feed import CREDIT, Feed
+from .feed import Feed
 from .line import ANSWER_SECONDS
 from .link import Link
 from .publisher import Publisher
@@ -22,16 +22,24 @@ from .tasks import Addressed, put
 LOOK_SECONDS: Final = 2.0
 """Seconds of silence after which a new reader asks whether the log ends before its place: RabbitMQ never says so."""
 
+FIRST_STEP: Final = 4
+"""Entries that are looked at from the end of a log for an event; then twice as many, and so on."""
+
 NO_DIGEST: Final = "0"
 """Of a cursor at a place without an event (`cursor.beginning`)."""
 
 
-async def pages(link: Link, stream: str, after: Cursor, token: str) -> AsyncGenerator[Page, None]:
+async def pages(link: Link, publisher: Publisher, stream: str, after: Cursor, token: str) -> AsyncGenerator[Page, None]:
     """See `Driver.read`. `token` is the header of what this very driver has appended."""
     place, seen = entry.place_of(after.offset)
     feed = await Feed.open(link, stream, place)
     try:
-        arrived = await _first(link, stream, feed, place, seen)
+        arrived = await feed.take(LOOK_SECONDS)
+        if not arrived:
+            end = await _end(link, publisher, stream)
+            if end < place or (seen and end <= place):
+                raise ResetRequired("ahead")
+            arrived = await feed.take()
         first = arrived[0]
         if first.place > place:
             raise ResetRequired("trimmed")
@@ -49,50 +57,29 @@ async def pages(link: Link, stream: str, after: Cursor, token: str) -> AsyncGene
         await feed.close()
 
 
-async def _first(link: Link, stream: str, feed: Feed, place: int, seen: int) -> list[Piece]:
-    """What arrives first. Raises `ResetRequired` ("ahead") where the log ends before the place."""
-    arrived = await feed.take(LOOK_SECONDS)
-    if not arrived:
-        end = await _end(link, stream)
-        if end < place or (seen and end <= place):
-            raise ResetRequired("ahead")
-    while not arrived:
-        arrived = await feed.take()
-    return arrived
-
-
-async def _end(link: Link, stream: str) -> int:
-    """The offset in the stream after what can be seen of it."""
-    pieces = await _ready(link, stream, "last")
-    return pieces[-1].place + 1 if pieces else 0
-
-
-async def recent(link: Link, stream: str) -> Cursor:
+async def recent(link: Link, publisher: Publisher, stream: str) -> Cursor:
     """See `Driver.recent`. Goes back over entries without events. Raises `BrokerUnavailable`."""
-    pieces = await _ready(link, stream, "last")
-    back = CREDIT
-    while pieces and not any(piece.body for piece in pieces) and pieces[0].place:
-        start = max(0, pieces[0].place - back)
-        earlier = await _ready(link, stream, start, pieces[0].place)
-        if not any(piece.body for piece in earlier) and (not earlier or earlier[0].place > start):
-            break  # what lay before is trimmed
-        pieces, back = earlier, 2 * back
-    for piece in reversed(pieces):
-        if entries := entry.events(piece):
-            return cursor_at(None, *entries[-1])
-    return beginning(None, entry.before(pieces[-1].place) if pieces else 0)
+    end = await _end(link, publisher, stream)
+    back = FIRST_STEP
+    while True:
+        start = max(0, end - back)
+        pieces = await _between(link, stream, start, end)
+        for piece in reversed(pieces):
+            if entries := entry.events(piece):
+                return cursor_at(None, *entries[-1])
+        if start == 0 or not pieces or pieces[0].place > start:  # what lay before is trimmed
+            return beginning(None, entry.before(end))
+        back *= 2
 
 
-async def _ready(link: Link, stream: str, start: int | str, end: int | None = None) -> list[Piece]:
-    """What the server has from some place on, up to an entry where one is given."""
+async def _between(link: Link, stream: str, start: int, end: int) -> list[Piece]:
+    """The entries from one place to before another, which is there as well."""
     feed = await Feed.open(link, stream, start)
     pieces: list[Piece] = []
     try:
-        while arrived := await feed.take_ready():
-            pieces += arrived
-            if end is not None and arrived[-1].place >= end:
-                return [piece for piece in pieces if piece.place < end]
-        return pieces
+        while not pieces or pieces[-1].place < end:
+            pieces += await _some(feed)
+        return [piece for piece in pieces if piece.place < end]
     finally:
         await feed.close()
 
@@ -114,17 +101,22 @@ def _number(arrived: list[Piece], token: str) -> int:
 
 
 async def bounds(link: Link, publisher: Publisher, stream: str) -> Bounds:
-    """Where a log begins and ends. An empty entry of our own tells the end: whatever was durable lies before it.
+    """Where a log begins and ends. Raises `BrokerUnavailable`."""
+    end = await _end(link, publisher, stream)
+    return Bounds(await _first_event(link, stream, end), entry.before(end), None)
+
+
+async def _end(link: Link, publisher: Publisher, stream: str) -> int:
+    """The place of an empty entry of our own: whatever was durable lies before it.
 
     Reading from "last" would not do: it gives the last chunk, of a replica that may be behind its leader, and a reader
-    that gets nothing more cannot know that there is nothing more. Raises `BrokerUnavailable`.
+    that gets nothing more cannot know that there is nothing more.
     """
     feed = await Feed.open(link, stream, "next")
     try:
-        end = await _mark(feed, publisher, stream)
+        return await _mark(feed, publisher, stream)
     finally:
         await feed.close()
-    return Bounds(await _first_event(link, stream, end), entry.before(end), None)
 
 
 async def _mark(feed: Feed, publisher: Publisher, stream: str) -> int:
