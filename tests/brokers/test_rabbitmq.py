@@ -21,7 +21,7 @@ class OnRabbitMQ(BrokerContract):
 
     @pytest.fixture
     def backend(self, url):
-        return Backend(url)
+        return Backend(url, atomic=False)
 
     @pytest.fixture
     def open_broker(self, url, cleanup):
