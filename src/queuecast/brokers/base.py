@@ -211,7 +211,7 @@ class Broker(ABC):
 
     @abstractmethod
     def post(self, body: bytes) -> Awaitable[object]:
-        """Append one message to the control log."""
+        """Append one message to the control log. A server may show it twice, so it must mean no more for that."""
 
     @abstractmethod
     def read(self, queue: str, after: int) -> AsyncGenerator[list[Entry], None]:

@@ -266,6 +266,10 @@ class Projection:
         self._trim()
         return self._get().bounds
 
+    @property
+    def identity(self) -> str | None:
+        return self._get().place.identity
+
     async def at(self, offset: int) -> bytes:
         """The event at an offset. Raises `ResetRequired` ("trimmed") where none is shown, `BrokerUnavailable`."""
         bounds = self.bounds()
