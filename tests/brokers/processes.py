@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 from collections import Counter
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -47,26 +48,25 @@ class Child:
         await self._process.communicate()
 
 
+async def start_child(cleanup: AsyncExitStack, maker: str, url: str, *verb: object) -> Child:
+    """With one of the verbs of child.py, on a broker that `maker` makes of the URL; killed at the test's end."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-m", f"{__package__}.child", maker, url, *map(str, verb)),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    child = Child(process)
+    cleanup.push_async_callback(child.reap)
+    return child
+
+
 class Processes(Suite):
     @pytest.fixture
     def start(self, backend, cleanup):
-        """Start a child with one of the verbs of child.py."""
         if backend.url_for_processes is None:
             pytest.skip("this backend lives in one process")
-        program = (f"{__package__}.child", backend.maker, backend.url_for_processes)
-
-        async def start(*verb: object) -> Child:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-W", "error", "-m", *program, *map(str, verb)),
-                stdout=asyncio.subprocess.PIPE,
-                cwd=Path(__file__).parents[1],
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            )
-            child = Child(process)
-            cleanup.push_async_callback(child.reap)
-            return child
-
-        return start
+        return partial(start_child, cleanup, backend.maker, backend.url_for_processes)
 
     @pytest.mark.bound(60)
     async def test_many_processes_submit_and_work_and_each_task_runs_once(self, connect, start, backend):

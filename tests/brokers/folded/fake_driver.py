@@ -122,6 +122,12 @@ class FakeQueue:
         """The first one that is due."""
         return self.waiting.pop(0) if self.waiting and self.waiting[0].due <= time.monotonic() else None
 
+    def hasten(self) -> None:
+        """All that waits for its time is due now."""
+        now = time.monotonic()
+        self.waiting = [each._replace(due=min(each.due, now)) for each in self.waiting]
+        self.changes.tell()
+
     async def wait(self) -> None:
         """Until something changes, or what waits is due."""
         await self.changes.wait(max(0.0, self.waiting[0].due - time.monotonic()) if self.waiting else None)
@@ -186,6 +192,11 @@ class FakeDriver(Driver):
         self.closed = False
         self._appends: defaultdict[str, int] = defaultdict(int)
         self._intakes: list[FakeIntake] = []
+
+    @property
+    def intakes(self) -> "list[FakeIntake]":
+        """Those that are open."""
+        return [intake for intake in self._intakes if not intake.closed]
 
     def _check(self) -> int:
         if self.closed or self.server.down:
@@ -311,8 +322,9 @@ class FakeIntake(Intake):
     def __init__(self, queue: FakeQueue, limit: int, check: Callable[[], int]) -> None:
         self.queue = queue
         self.held: list[FakeHanded] = []
-        self._limit = limit
+        self.limit = limit
         self._check = check
+        self.closed = False
         self._connection: int | None = None
         self._stopped = False
 
@@ -321,10 +333,10 @@ class FakeIntake(Intake):
             connection = self._check_connection()
             if self._connection is None:
                 self._connection = connection
-            if len(self.held) < self._limit and (taken := self.queue.take()) is not None:
+            if len(self.held) < self.limit and (taken := self.queue.take()) is not None:
                 self.held.append(handed := FakeHanded(self, taken))
                 return handed
-            await self.queue.wait() if len(self.held) < self._limit else await self.queue.changes.wait()
+            await self.queue.wait() if len(self.held) < self.limit else await self.queue.changes.wait()
         raise StopAsyncIteration
 
     def _check_connection(self) -> int:
@@ -350,3 +362,4 @@ class FakeIntake(Intake):
     async def aclose(self) -> None:
         self.stop()
         self.lose()
+        self.closed = True

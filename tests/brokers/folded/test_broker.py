@@ -2,9 +2,6 @@
 
 import pytest
 
-from queuecast.brokers import Retention
-from queuecast.brokers.folded.broker import FoldedBroker
-
 from .. import contract
 from ..contract import Backend, BrokerContract
 from ..steps import Suite
@@ -17,16 +14,11 @@ class OnFakeServer(Suite):
         return Backend(atomic=False)
 
     @pytest.fixture
-    def server(self):
-        return FakeServer()
+    def open_fresh(self, open_on):
+        async def open_fresh(retention):
+            return await open_on(FakeServer("another"), retention)
 
-    @pytest.fixture
-    def open_broker(self, server, tmp_path, cleanup):
-        return opener(server, tmp_path, cleanup)
-
-    @pytest.fixture
-    def open_fresh(self, tmp_path, cleanup):
-        return opener(FakeServer("another"), tmp_path, cleanup)
+        return open_fresh
 
 
 class TestFolded(OnFakeServer, BrokerContract):
@@ -63,13 +55,3 @@ class TestFoldedTwice(
         server = FakeServer()
         server.repeats = 1 << 30
         return server
-
-
-def opener(server, folder, cleanup):
-    async def open_broker(retention: Retention) -> FoldedBroker:
-        broker = FoldedBroker("fake://", retention, server.driver(), state=str(folder))
-        await broker.open()
-        cleanup.push_async_callback(broker.close)
-        return broker
-
-    return open_broker

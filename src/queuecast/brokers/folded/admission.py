@@ -75,7 +75,7 @@ class Admission:
 
     async def _consider(self, unpacked: Unpacked, again: bool, now: float) -> Admitted | None:
         task, attempt, lease = unpacked
-        if self._control.ended(task):
+        if self._control.ended(task) or (lease is not None and self._control.has_newer(task, lease)):
             return None
         record = None
         if again or lease is not None:
@@ -86,7 +86,7 @@ class Admission:
                 return None
             if record is not None and record.attempt > attempt:
                 return None  # The copy of its retry is on its way, or running already.
-            if lease is not None and record is not None and self._lives_on(task, lease, record):
+            if record is not None and self._lives_on(task, lease, record):
                 return None
         begun = attempt > 1 or (record is not None and record.run is not None)
         if not begun and is_expired(task, now):
@@ -95,9 +95,16 @@ class Admission:
             return None
         return Admitted(task, attempt, record)
 
-    def _lives_on(self, task: Task, lease: LeaseMark, record: Record) -> bool:
-        """Whether nobody needs the copy that this lease was written on: its run has ended, or goes on."""
-        return record.run != lease.run or record.state != "running" or self._control.has_newer(task, lease)
+    def _lives_on(self, task: Task, lease: LeaseMark | None, record: Record) -> bool:
+        """Whether nobody needs this message, because another stands for the task.
+
+        A copy that a lease was written on: its run has ended, or a later one has begun. Any other: its run was handed
+        over, and the server has not heard of that.
+        """
+        running = record.state == "running"
+        if lease is not None:
+            return not running or record.run != lease.run
+        return running and record.run is not None and self._control.has_newer(task, LeaseMark(record.run, 0))
 
     async def _answer_again(self, task: Task, projection: Projection) -> None:
         """Its worker may have died between the result and the answer."""

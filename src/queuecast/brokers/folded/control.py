@@ -168,6 +168,7 @@ class ControlLog:
             if isinstance(message, TaskEnded):
                 self._ended[message.queue, message.id] = message.time
             elif isinstance(message, LeaseRenewed):
+                self._leases.pop((message.queue, message.id), None)  # so that the oldest to be let go is the quietest
                 self._leases[message.queue, message.id] = LeaseMark(message.run, message.number)
         if page.entries:
             self._kept += page.entries
