@@ -11,11 +11,11 @@ from ...codec import encode_event
 from ...errors import BrokerUnavailable, QueuecastError
 from ...event import ErrorInfo, Event, ResultEvent, ended
 from ...lifecycle import Record, apply
-from ..base import Delivery
-from .admission import EXPIRED, Admitted, is_expired
+from ..base import EXPIRED, Delivery
+from .admission import Admitted, is_expired
 from .driver import Handed, Parcel
 from .lease import Lease, is_long
-from .wire import answer_to, pack
+from .wire import answer_to, pack_again
 from .writing import Writing
 
 
@@ -121,7 +121,7 @@ class FoldedDelivery(Delivery):
         bodies = _encoded(events)
         if self.gone:
             raise BrokerUnavailable("this delivery was handed to somebody else: what comes after it is theirs")
-        await self._writing.driver.put([Parcel(self.task.queue, pack(self.task, attempt), delay)])
+        await self._writing.driver.put([Parcel(self.task.queue, pack_again(self.task, attempt), delay)])
         self._fold(events)
         await self._writing.append(self.task.queue, bodies)
         await self._finish()
@@ -141,8 +141,10 @@ class FoldedDelivery(Delivery):
         await written
         now = time.time()
         if self._record is None and self.attempt == 1 and is_expired(self.task, now):
+            ending = ended(self.task, "failed", now, error=EXPIRED)
             await self._writing.dead.bury(self.task, EXPIRED)
-            await self._written([ended(self.task, "failed", now, error=EXPIRED)])
+            await self._written([ending])
+            await self._answer(ending)
             await self._finish()
         else:
             await self._give_back()

@@ -12,14 +12,12 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from msgspec.structs import replace
-
 from ...control import LeaseRenewed, encode_control
 from ...errors import BrokerError
 from ...task import Task
 from ..base import CONTROL
 from .driver import Parcel
-from .wire import LEASE, LeaseMark, pack
+from .wire import LeaseMark, pack_again
 from .writing import Writing
 
 HAND_OVER: Final = 600.0
@@ -86,8 +84,7 @@ class Lease:
     async def _put(self, run: str, delay: float) -> None:
         """A newer copy, and then the word that it is there."""
         mark = LeaseMark(run, self._mark.number + 1)
-        message = pack(self._task, self._attempt)
-        message = replace(message, headers={**message.headers, LEASE: str(mark)})
+        message = pack_again(self._task, self._attempt, mark)
         await self._writing.driver.put([Parcel(self._task.queue, message, delay)])
         await self._say(mark)
         self._mark = mark
