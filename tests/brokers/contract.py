@@ -196,15 +196,15 @@ class Submitting(Suite):
         assert story(await log_of(broker)) == ["scheduled"]
         assert receipt.state == "scheduled"
 
-    async def test_everything_that_happens_to_a_task_lies_after_its_receipt(self, connect):
+    async def test_everything_that_happens_to_a_task_lies_after_its_receipt(self, connect, backend):
         broker = await connect()
         await broker.submit(new_tasks(3))
         task = new_task()
         [receipt] = await broker.submit([task])
         await broker.append(QUEUE, [cancelled(task)])
         after = await verify(broker, QUEUE, receipt.cursor)
-        # Where nobody here follows the log, the place may be an older one: there is no gap.
-        assert story(await log_of(broker, after=after))[-1:] == ["cancelled"]
+        told = story(await log_of(broker, after=after))
+        assert told == ["cancelled"] if backend.atomic else told[-1:] == ["cancelled"]
 
     async def test_a_batch_is_answered_and_logged_in_its_order(self, connect):
         broker = await connect()
@@ -932,7 +932,7 @@ class Bounding(Suite):
         entries = await entries_of(broker)
         assert (bounds.first, bounds.last) == (entries[0].offset, entries[-1].offset)
 
-    async def test_a_log_keeps_its_identity_and_its_bounds(self, connect):
+    async def test_a_log_keeps_its_identity_and_its_bounds(self, connect, backend):
         broker = await connect()
         identity = (await broker.bounds(QUEUE)).identity
         await broker.submit(new_tasks(3))
@@ -941,6 +941,7 @@ class Bounding(Suite):
         assert before.identity == identity
         after = await (await connect()).bounds(QUEUE)
         assert (after.identity, after.last) == (before.identity, before.last)
+        assert after.first == before.first or not backend.atomic
 
     async def test_a_log_that_takes_anothers_place_has_another_identity(self, connect, open_fresh):
         identity = (await (await connect()).bounds(QUEUE)).identity
@@ -1164,13 +1165,13 @@ class Projecting(Suite):
         assert await broker.status(QUEUE, new_task().id) is None
         assert await broker.load(QUEUE, new_task().id) is None
 
-    async def test_a_task_has_a_status_at_once_and_on_every_connection(self, connect):
+    async def test_a_task_has_a_status_at_once_and_on_every_connection(self, connect, backend):
         broker, elsewhere = await connect(), await connect()
         [receipt] = await broker.submit([task := new_task(owner="ann")])
         status = await elsewhere.status(QUEUE, task.id)
         assert (status.id, status.queue, status.name, status.owner) == (task.id, QUEUE, "render", "ann")
         assert (status.state, status.attempt) == ("queued", 1)
-        assert status.cursor.offset >= receipt.cursor.offset
+        assert status.cursor == receipt.cursor if backend.atomic else status.cursor.offset >= receipt.cursor.offset
         assert status.first == (await entries_of(broker))[0].offset
         assert (status.progress, status.result, status.error) == (None, None, None)
 
@@ -1277,7 +1278,7 @@ class Projecting(Suite):
         assert set(counts) == {QUEUE, OTHER}
         assert not any(counts[OTHER].values())
 
-    async def test_the_longest_wait_is_that_of_the_task_due_first(self, connect):
+    async def test_the_longest_wait_is_that_of_the_task_due_first(self, connect, backend):
         broker = await connect()
         assert await broker.oldest_due(QUEUE) is None
         await broker.submit([new_task(delay=FAR)])
@@ -1286,7 +1287,9 @@ class Projecting(Suite):
         assert await broker.oldest_due(QUEUE) == pytest.approx(tasks[0].submitted_at, abs=0.5)
         async with consuming(broker) as deliveries:
             await finish(await anext(deliveries))
-            await begin(await anext(deliveries))
+            held = await anext(deliveries)
+            if not backend.atomic:
+                await begin(held)  # only a run tells others that somebody holds it
             assert await broker.oldest_due(QUEUE) is None
 
     async def test_a_task_is_loaded_as_it_was_submitted(self, connect):

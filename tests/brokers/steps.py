@@ -40,6 +40,12 @@ class Backend(NamedTuple):
     """`module:function` that makes a broker of that URL in another process, for instance one with a short lease."""
     lost_within: float = 20.0
     """Seconds within which the deliveries of a process that died, or stands still, are handed to others."""
+    atomic: bool = True
+    """Whether a task becomes durable together with its first event, so that what is told of both is exact.
+
+    Else a worker may be quicker than the first event, which the fold then refuses, and who follows no log knows only a
+    place somewhere before it.
+    """
 
 
 class Suite:

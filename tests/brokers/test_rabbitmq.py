@@ -20,7 +20,7 @@ class TestRabbitMQ(BrokerContract):
 
     @pytest.fixture
     def backend(self, url):
-        return Backend(url)
+        return Backend(url, atomic=False)
 
     @pytest.fixture
     def open_broker(self, url, cleanup):

@@ -25,6 +25,9 @@ MAX_LONE_LOSSES: Final = 5
 """Process deaths while a task ran alone. After so many it is buried as `failed` (`worker-lost`)."""
 
 
+EXPIRED: Final = ErrorInfo("expired", "the task was not begun before its expires_at")
+
+
 class Retention(NamedTuple):
     """How much of each log is kept. What exceeds either bound is trimmed from its beginning, in steps.
 
@@ -211,7 +214,7 @@ class Broker(ABC):
 
     @abstractmethod
     def post(self, body: bytes) -> Awaitable[object]:
-        """Append one message to the control log."""
+        """Append one message to the control log. A server may show it twice, so it must mean no more for that."""
 
     @abstractmethod
     def read(self, queue: str, after: int) -> AsyncGenerator[list[Entry], None]:

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from ..codec import decode_event, encode_event, encode_task
 from ..cursor import Cursor, beginning, cursor_at
 from ..errors import BrokerUnavailable, KeyReused, QueuecastError, ResetRequired
-from ..event import ErrorInfo, Event, ended, submitted
+from ..event import Event, ended, submitted
 from ..lifecycle import Record, apply
 from ..task import State, Task, same_work
 from .base import (
     CONTROL,
+    EXPIRED,
     Bounds,
     Broker,
     Consumer,
@@ -132,7 +133,7 @@ class MemoryBroker(Broker):
     def _expire(self, queue: _Queue, row: _Row) -> None:
         """Nobody began it in time. While a worker holds it, it waits for what that one makes of it."""
         if row.due is not None and row.record.state in ("scheduled", "queued"):
-            expired = _expired(row, self._clock())
+            expired = ended(row.task, "failed", self._clock(), attempt=row.attempt, error=EXPIRED)
             self._append(queue, expired, encode_event(expired))
 
     def consume(self, queue: str, concurrency: int, on_lost: OnLost) -> Consumer:
@@ -379,11 +380,6 @@ class MemoryDelivery(Delivery):
                 self._broker._expire(self._queue, row)
         self._held.discard(self)
         self._queue.wake()
-
-
-def _expired(row: _Row, now: float) -> Event:
-    error = ErrorInfo("expired", "the task was not begun before its expires_at")
-    return ended(row.task, "failed", now, attempt=row.attempt, error=error)
 
 
 def _done(work: Callable[[], None]) -> Awaitable[None]:

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from queuecast.brokers.base import Bounds, Entry, External
 from queuecast.brokers.folded.driver import Driver, Handed, Intake, Page, Parcel
@@ -106,21 +107,44 @@ class FakeQueue:
     """Messages that wait for consumers, each from a time on."""
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[float, int, Message, bool]] = []
+        self.waiting: list[Waiting] = []
         self.changes = Changes()
         self._numbers = itertools.count()
 
-    def put(self, message: Message, delay: float = 0.0, *, again: bool = False) -> None:
-        self.waiting.append((time.monotonic() + delay, next(self._numbers), message, again))
-        self.waiting.sort(key=lambda each: each[:2])
-        self.changes.tell()
+    def put(self, message: Message, delay: float = 0.0) -> None:
+        self._add(Waiting(time.monotonic() + delay, next(self._numbers), message))
 
-    def due(self) -> bool:
-        return bool(self.waiting) and self.waiting[0][0] <= time.monotonic()
+    def put_back(self, taken: "Waiting") -> None:
+        """In the place that it had."""
+        self._add(taken._replace(again=True))
+
+    def take(self) -> "Waiting | None":
+        """The first one that is due."""
+        return self.waiting.pop(0) if self.waiting and self.waiting[0].due <= time.monotonic() else None
+
+    def hasten(self) -> None:
+        """All that waits for its time is due now."""
+        now = time.monotonic()
+        self.waiting = [each._replace(due=min(each.due, now)) for each in self.waiting]
+        self.changes.tell()
 
     async def wait(self) -> None:
         """Until something changes, or what waits is due."""
-        await self.changes.wait(max(0.0, self.waiting[0][0] - time.monotonic()) if self.waiting else None)
+        await self.changes.wait(max(0.0, self.waiting[0].due - time.monotonic()) if self.waiting else None)
+
+    def _add(self, waiting: "Waiting") -> None:
+        self.waiting.append(waiting)
+        self.waiting.sort(key=lambda each: each[:2])
+        self.changes.tell()
+
+
+class Waiting(NamedTuple):
+    """A message in a queue; `due` is a time of the monotonic clock."""
+
+    due: float
+    number: int
+    message: Message
+    again: bool = False
 
 
 class FakeServer:
@@ -168,6 +192,11 @@ class FakeDriver(Driver):
         self.closed = False
         self._appends: defaultdict[str, int] = defaultdict(int)
         self._intakes: list[FakeIntake] = []
+
+    @property
+    def intakes(self) -> "list[FakeIntake]":
+        """Those that are open."""
+        return [intake for intake in self._intakes if not intake.closed]
 
     def _check(self) -> int:
         if self.closed or self.server.down:
@@ -272,9 +301,10 @@ class FakeDriver(Driver):
 
 
 class FakeHanded(Handed):
-    def __init__(self, intake: "FakeIntake", message: Message, again: bool) -> None:
-        self.message = message
-        self.again = again
+    def __init__(self, intake: "FakeIntake", taken: Waiting) -> None:
+        self.taken = taken
+        self.message = taken.message
+        self.again = taken.again
         self._intake = intake
 
     def settle(self) -> None:
@@ -285,15 +315,16 @@ class FakeHanded(Handed):
     def give_back(self) -> None:
         if self in self._intake.held:
             self.settle()
-            self._intake.queue.put(self.message, again=True)
+            self._intake.queue.put_back(self.taken)
 
 
 class FakeIntake(Intake):
     def __init__(self, queue: FakeQueue, limit: int, check: Callable[[], int]) -> None:
         self.queue = queue
         self.held: list[FakeHanded] = []
-        self._limit = limit
+        self.limit = limit
         self._check = check
+        self.closed = False
         self._connection: int | None = None
         self._stopped = False
 
@@ -302,11 +333,10 @@ class FakeIntake(Intake):
             connection = self._check_connection()
             if self._connection is None:
                 self._connection = connection
-            if len(self.held) < self._limit and self.queue.due():
-                _, _, message, again = self.queue.waiting.pop(0)
-                self.held.append(handed := FakeHanded(self, message, again))
+            if len(self.held) < self.limit and (taken := self.queue.take()) is not None:
+                self.held.append(handed := FakeHanded(self, taken))
                 return handed
-            await self.queue.wait() if len(self.held) < self._limit else await self.queue.changes.wait()
+            await self.queue.wait() if len(self.held) < self.limit else await self.queue.changes.wait()
         raise StopAsyncIteration
 
     def _check_connection(self) -> int:
@@ -323,7 +353,7 @@ class FakeIntake(Intake):
         """The server hands out again what is held here."""
         held, self.held = self.held, []
         for handed in held:
-            self.queue.put(handed.message, again=True)
+            self.queue.put_back(handed.taken)
 
     def stop(self) -> None:
         self._stopped = True
@@ -332,3 +362,4 @@ class FakeIntake(Intake):
     async def aclose(self) -> None:
         self.stop()
         self.lose()
+        self.closed = True

@@ -47,7 +47,7 @@ def test_a_task_is_read_as_it_was_written():
     )
     task = replace(task, reply_to="amq.gen-x", requeued_from="before")
     message = pack(task, attempt=4)
-    assert unpack(QUEUE, task.id, message, NOW) == (task, 4, None)
+    assert unpack(QUEUE, task.id, message, NOW) == (task, 4, None, False)
     assert id_of(QUEUE, message) == task.id
 
 
@@ -93,7 +93,7 @@ class TestIds:
 
 class TestForeignMessages:
     def test_the_least_that_is_a_task(self):
-        task, attempt, _ = unpacked(Message(body=b"{}", id="a1"))
+        task, attempt, *_ = unpacked(Message(body=b"{}", id="a1"))
         assert (task.name, task.submitted_at, task.retries, attempt) == ("", NOW, 0, 1)
 
     @pytest.mark.parametrize(

@@ -9,16 +9,17 @@ from typing import NamedTuple
 from msgspec import Raw
 
 from ...codec import encode_event
-from ...event import ErrorInfo, Event, ended
+from ...control import CLOCK_SLACK
+from ...errors import BrokerUnavailable
+from ...event import ErrorInfo, ended
 from ...lifecycle import Record
-from ...task import Task
+from ...task import FINAL_STATES, Task, is_keyed
+from ..base import EXPIRED
 from .control import ControlLog
 from .driver import Handed, Parcel
 from .projection import Projection
-from .wire import LeaseMark, Unpacked, Unusable, answer_to, id_of, unpack, with_fresh_id
+from .wire import LeaseMark, Message, Unpacked, Unusable, answer_to, id_of, unpack, with_fresh_id
 from .writing import Writing
-
-EXPIRED = ErrorInfo("expired", "the task was not begun before its expires_at")
 
 
 class Admitted(NamedTuple):
@@ -38,17 +39,19 @@ class Admitted(NamedTuple):
 
 
 class Admission:
-    """`projection` gives a queue's, up to date as of now."""
+    """`follow` gives a queue's projection as it is, `up_to_date` with all that is durable by now."""
 
     def __init__(
         self,
         writing: Writing,
         control: ControlLog,
-        projection: Callable[[str], Awaitable[Projection]],
+        follow: Callable[[str], Awaitable[Projection]],
+        up_to_date: Callable[[str], Awaitable[Projection]],
     ) -> None:
         self._writing = writing
         self._control = control
-        self._projection = projection
+        self._follow = follow
+        self._up_to_date = up_to_date
 
     async def admit(self, queue: str, handed: Handed) -> Admitted | None:
         """The task to run; None where there is none, and the message was dealt with. Raises `BrokerError`."""
@@ -69,50 +72,91 @@ class Admission:
         except Unusable as flaw:
             error = ErrorInfo(flaw.type, str(flaw))
             await self._writing.dead.bury_message(queue, id, message, error)
-            await self._tell(_end_of_nothing(queue, id, now, error))
+            await self._fail(_nothing(queue, id, message, flaw, now), error, now)
             return None
         return await self._consider(unpacked, handed.again, now)
 
     async def _consider(self, unpacked: Unpacked, again: bool, now: float) -> Admitted | None:
-        task, attempt, lease = unpacked
-        if self._control.ended(task):
+        task, attempt, lease, _ = unpacked
+        if lease is not None and self._control.has_newer(task, lease):
             return None
-        record = None
-        if again or lease is not None:
-            projection = await self._projection(task.queue)
-            record = await projection.record(task.id)
-            if record is not None and record.final:
-                await self._answer_again(task, projection)
+        if self._control.ended(task):
+            await self._answer_again(task)
+            return None
+        record = await self._record_of(unpacked, again)
+        if record is not None:
+            if record.final:
+                await self._answer_again(task)
                 return None
-            if record is not None and record.attempt > attempt:
-                return None  # The copy of its retry is on its way, or running already.
-            if lease is not None and record is not None and self._lives_on(task, lease, record):
+            if record.attempt > attempt or self._is_in_other_hands(unpacked, again, record):
                 return None
         begun = attempt > 1 or (record is not None and record.run is not None)
         if not begun and is_expired(task, now):
             await self._writing.dead.bury(task, EXPIRED)
-            await self._tell(ended(task, "failed", now, attempt=attempt, error=EXPIRED))
+            await self._fail(task, EXPIRED, now, attempt)
             return None
         return Admitted(task, attempt, record)
 
-    def _lives_on(self, task: Task, lease: LeaseMark, record: Record) -> bool:
-        """Whether nobody needs the copy that this lease was written on: its run has ended, or goes on."""
-        return record.run != lease.run or record.state != "running" or self._control.has_newer(task, lease)
+    async def _record_of(self, unpacked: Unpacked, again: bool) -> Record | None:
+        """What the fold knows of a task that may have run; None where its id was another's, that has ended before."""
+        task = unpacked.task
+        if again or unpacked.lease is not None:
+            projection = await self._up_to_date(task.queue)
+        elif is_keyed(task.id) and not unpacked.is_copy:
+            projection = await self._follow(task.queue)
+        else:
+            return None
+        record = await projection.record(task.id)
+        if record is not None and record.final and is_keyed(task.id):
+            ended_at = await projection.ended_at(task.id)
+            if ended_at is None or ended_at < task.submitted_at - CLOCK_SLACK:
+                return None
+        return record
 
-    async def _answer_again(self, task: Task, projection: Projection) -> None:
-        """Its worker may have died between the result and the answer."""
-        status = await projection.status(task.id) if task.reply_to else None
-        if status is not None and task.reply_to:
+    def _is_in_other_hands(self, unpacked: Unpacked, again: bool, record: Record) -> bool:
+        """Whether another message stands for the task, so that nobody needs this one.
+
+        That is so of a lease's copy when the run has ended, or a later one has begun; of what was handed out before,
+        when its run was handed over and the server has not heard of that; and of what was not, when it runs: two
+        processes have submitted it with one key at the same moment.
+        """
+        task, _, lease, _ = unpacked
+        running = record.state == "running"
+        if lease is not None:
+            return not running or record.run != lease.run
+        if not running or record.run is None:
+            return False
+        return not again or self._control.has_newer(task, LeaseMark(record.run, 0))
+
+    async def _fail(self, task: Task, error: ErrorInfo, now: float, attempt: int = 1) -> None:
+        ending = ended(task, "failed", now, attempt=attempt, error=error)
+        await self._writing.append(task.queue, [encode_event(ending)])
+        if task.reply_to:
+            await self._writing.driver.reply(task.reply_to, answer_to(task, ending))
+
+    async def _answer_again(self, task: Task) -> None:
+        """Who has ended it knows of no reply, or may have died between the result and the answer."""
+        if task.reply_to is None:
+            return
+        status = await (await self._up_to_date(task.queue)).status(task.id)
+        if status is not None and status.state not in FINAL_STATES:
+            raise BrokerUnavailable("how it ended is not in the log yet")
+        if status is not None:
             await self._writing.driver.reply(task.reply_to, answer_to(task, status))
-
-    async def _tell(self, event: Event) -> None:
-        await self._writing.append(event.queue, [encode_event(event)])
 
 
 def is_expired(task: Task, now: float) -> bool:
     return task.expires_at is not None and task.expires_at <= now
 
 
-def _end_of_nothing(queue: str, id: str, now: float, error: ErrorInfo) -> Event:
-    """That a message which is no task has failed, for those who wait for it."""
-    return ended(Task(id=id, queue=queue, name="", args=Raw(b"{}"), submitted_at=now), "failed", now, error=error)
+def _nothing(queue: str, id: str, message: Message, flaw: Unusable, now: float) -> Task:
+    """What stands for a message that is no task, for those who wait for it."""
+    return Task(
+        id=id,
+        queue=queue,
+        name="",
+        args=Raw(b"{}"),
+        submitted_at=now,
+        reply_to=None if flaw.type == "bad-reply-to" else message.reply_to,
+        correlation_id=message.correlation_id,
+    )

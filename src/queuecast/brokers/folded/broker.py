@@ -48,7 +48,7 @@ class FoldedBroker(Broker):
         self._control = ControlLog(driver)
         self._dead = DeadLetters(driver)
         self._writing = Writing(driver, self._write, self._dead)
-        self._admission = Admission(self._writing, self._control, self._up_to_date)
+        self._admission = Admission(self._writing, self._control, self._follow, self._up_to_date)
         self._submitting = Submitting(driver, self._followed, self._follow, self._external.get)
 
     def __repr__(self) -> str:

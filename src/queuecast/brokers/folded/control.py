@@ -11,7 +11,7 @@ from math import inf
 from typing import Final
 
 from ...control import CLOCK_SLACK, LeaseRenewed, TaskEnded, decode_control
-from ...cursor import beginning, cursor_at
+from ...cursor import Cursor, beginning, cursor_at
 from ...errors import BrokerError, BrokerUnavailable, ResetRequired
 from ...task import Task
 from ..base import CONTROL, Bounds, Entry
@@ -35,11 +35,14 @@ class ControlLog:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._at = beginning(None)
+        self._at: Cursor | None = None
+        """Where reading goes on; None where the log is another one than before, or was never looked at."""
+        self._identity: str | None = None
         self._kept: list[Entry] = []
         self._before = 0
         """The offset before the first message that is kept."""
-        self._upto = 0
+        self._upto = -1
+        """Everything up to this offset has been read."""
         self._own = 0
         self._end = 0
         self._ended: dict[tuple[str, str], float] = {}
@@ -63,8 +66,8 @@ class ControlLog:
         async with self._starting:
             if self._reading is None:
                 bounds = await self._driver.bounds(CONTROL)
-                self._at, self._end = beginning(None, bounds.first - 1), bounds.last
-                self._before = bounds.first - 1
+                self._end = bounds.last
+                self._begin(bounds)
                 self._reading = asyncio.create_task(self._follow(), name="queuecast control log")
         await self._until(lambda: self._upto >= self._end)
 
@@ -82,8 +85,11 @@ class ControlLog:
             await asyncio.wait([self._reading])
 
     async def includes(self, own: int) -> None:
-        """Returns when it has read this process's own post of this number. Raises `BrokerUnavailable`."""
-        await self._until(lambda: self._own >= own)
+        """Returns when it has read this process's own post of this number. Raises `BrokerError`."""
+        epoch = self._epoch
+        await self._until(lambda: self._own >= own or epoch != self._epoch)
+        if epoch != self._epoch:
+            await self.caught_up()  # it went with the log that it was posted to, or is read with the new one
 
     def ended(self, task: Task) -> bool:
         """Whether this very task ended before anybody ran it; its id may have been another's, by an idempotency key."""
@@ -98,7 +104,7 @@ class ControlLog:
 
     def bounds(self) -> Bounds:
         last = self._kept[-1].offset if self._kept else self._before
-        return Bounds(self._kept[0].offset if self._kept else last + 1, last, None)
+        return Bounds(self._kept[0].offset if self._kept else last + 1, last, self._identity)
 
     async def at(self, offset: int) -> bytes:
         """Raises `ResetRequired` ("trimmed")."""
@@ -135,15 +141,25 @@ class ControlLog:
     async def _follow(self) -> None:
         while True:
             try:
-                async with aclosing(self._driver.read(CONTROL, self._at)) as pages:
-                    async for page in pages:
-                        self._take(page)
+                if self._at is None:
+                    self._begin(await self._driver.bounds(CONTROL))
+                await self._read_on()
             except ResetRequired as reset:
                 logger.warning("the control log is another one than before (%s)", reset.reason)
                 self._forget()
             except BrokerError as error:
                 logger.warning("the control log cannot be read, trying again: %s", error)
             await asyncio.sleep(AGAIN_SECONDS)
+
+    def _begin(self, bounds: Bounds) -> None:
+        self._identity, self._before = bounds.identity, bounds.first - 1
+        self._at = beginning(bounds.identity, self._before)
+
+    async def _read_on(self) -> None:
+        assert self._at is not None, "it has begun"
+        async with aclosing(self._driver.read(CONTROL, self._at)) as pages:
+            async for page in pages:
+                self._take(page)
 
     def _take(self, page: Page) -> None:
         self._upto, self._own = page.upto, max(self._own, page.own)
@@ -152,10 +168,11 @@ class ControlLog:
             if isinstance(message, TaskEnded):
                 self._ended[message.queue, message.id] = message.time
             elif isinstance(message, LeaseRenewed):
+                self._leases.pop((message.queue, message.id), None)  # so that the oldest to be let go is the quietest
                 self._leases[message.queue, message.id] = LeaseMark(message.run, message.number)
         if page.entries:
             self._kept += page.entries
-            self._at = cursor_at(None, *page.entries[-1])
+            self._at = cursor_at(self._identity, *page.entries[-1])
         surplus = len(self._kept) - MAX_KEPT
         if surplus > 0:
             self._before = self._kept[surplus - 1].offset
@@ -168,9 +185,8 @@ class ControlLog:
     def _forget(self) -> None:
         """What was cancelled stays cancelled; the rest begins anew."""
         self._kept.clear()
-        self._before = 0
-        self._at = beginning(None)
-        self._end = 0
+        self._at = None
+        self._upto, self._end = -1, 0
         self._epoch += 1
         self._wake()
 

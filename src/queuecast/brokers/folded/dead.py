@@ -56,7 +56,8 @@ class DeadLetters:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._known: dict[tuple[str, str], int] = {}
-        self._upto: int | None = None
+        self._place: Cursor | None = None
+        """Everything up to here has been read."""
         self._reading = asyncio.Lock()
 
     async def bury(self, task: Task, error: ErrorInfo) -> None:
@@ -76,34 +77,35 @@ class DeadLetters:
             try:
                 async with asyncio.timeout(READ_SECONDS):
                     await self._read_on()
-                    place = self._known.get((queue, id))
-                    return None if place is None else await self._letter(place)
+                    offset = self._known.get((queue, id))
+                    return None if offset is None else await self._letter(offset)
             except TimeoutError as error:
                 raise BrokerUnavailable("the dead letters cannot be read") from error
             except ResetRequired:
                 # It is another log, or this one was trimmed beyond where we were: begin anew the next time.
                 self._known.clear()
-                self._upto = None
+                self._place = None
                 return None
 
     async def _read_on(self) -> None:
         bounds = await self._driver.bounds(DEAD)
-        start = bounds.first - 1 if self._upto is None else self._upto
-        if start >= bounds.last:
+        place = self._place or beginning(bounds.identity, bounds.first - 1)
+        if place.identity == bounds.identity and place.offset >= bounds.last:
             return
-        async with aclosing(self._driver.read(DEAD, beginning(None, start))) as pages:
+        async with aclosing(self._driver.read(DEAD, place)) as pages:
             async for page in pages:
                 for offset, body in page.entries:
                     key = _key_of(body)
                     self._known[key.queue, key.id] = offset
-                self._upto = page.upto
+                self._place = beginning(bounds.identity, page.upto)
                 if page.upto >= bounds.last:
                     break
         while len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
 
     async def _letter(self, offset: int) -> Task | None:
-        async with aclosing(self._driver.read(DEAD, Cursor(None, offset - 1, "0"))) as pages:
+        assert self._place is not None, "it was found there"
+        async with aclosing(self._driver.read(DEAD, self._place._replace(offset=offset - 1))) as pages:
             async for page in pages:
                 for entry in page.entries:
                     if entry.offset == offset:

@@ -11,11 +11,11 @@ from ...codec import encode_event
 from ...errors import BrokerUnavailable, QueuecastError
 from ...event import ErrorInfo, Event, ResultEvent, ended
 from ...lifecycle import Record, apply
-from ..base import Delivery
-from .admission import EXPIRED, Admitted, is_expired
+from ..base import EXPIRED, Delivery
+from .admission import Admitted, is_expired
 from .driver import Handed, Parcel
-from .lease import HAND_OVER, Lease
-from .wire import answer_to, pack
+from .lease import Lease, is_long
+from .wire import answer_to, pack_again
 from .writing import Writing
 
 
@@ -33,13 +33,14 @@ class FoldedDelivery(Delivery):
         self.attempt = admitted.attempt
         self.suspect = admitted.suspect
         self.losses = admitted.losses
+        self.handed = handed
         self.gone = False
-        """It was given back, or its connection is lost: the server hands it to others."""
+        """It was given back, or its connection or lease is lost: others are handed it."""
         self.lease: Lease | None = None
         """Once it has been handed over."""
         self._writing = writing
         self._taken_at = time.monotonic()
-        self._handed = handed
+        self._is_settled = False
         self._settled = settled
         self._record: Record | None = None
         """Of this delivery's run alone."""
@@ -48,6 +49,8 @@ class FoldedDelivery(Delivery):
         return f"<FoldedDelivery of {self.task.queue}.{self.task.name} {self.task.id}>"
 
     async def begin(self, event: Event) -> Awaitable[object]:
+        if self.lease is not None and event.run is not None:
+            await self.lease.renew(event.run)  # a copy of the run before is dropped once this one has begun
         begun = self.append(event)
         await self._writing.driver.flushed()
         return begun
@@ -65,23 +68,42 @@ class FoldedDelivery(Delivery):
         return self._do(self._reject(reason, events))
 
     def release(self, *events: Event) -> Awaitable[object]:
-        if self.lease is not None:
+        if self.lease is not None and events:
             return self._do(self._again(self.attempt, 0.0, events))
         return self._do(self._release(self._written(events)))
+
+    # Tasks of hours
 
     @property
     def is_long(self) -> bool:
         """It is time to hand it over."""
-        return self.lease is None and self._record is not None and time.monotonic() >= self._taken_at + HAND_OVER
+        return self.lease is None and self._run is not None and is_long(self._taken_at)
 
     async def hand_over(self) -> None:
         """Settle it behind a lease; see `lease`. Raises `BrokerError`."""
-        run = self._record.run if self._record is not None else None
+        run = self._run
         assert run is not None, "only what runs is long"
         lease = Lease(self._writing, self.task, self.attempt, run)
-        await lease.renew()
-        self.lease = lease
-        self._handed.settle()
+        await lease.renew(run)
+        while self._run not in (None, lease.run):
+            await lease.renew(self._run)
+        if self.gone:
+            await lease.give_back()
+        elif self._is_settled:
+            await lease.end()
+        else:
+            self.lease = lease
+            self.handed.settle()
+
+    async def renew(self) -> None:
+        """The lease. Raises `BrokerError`."""
+        if self.lease is not None:
+            await self.lease.renew(self._run or self.lease.run)
+
+    @property
+    def _run(self) -> str | None:
+        """The one that it is in."""
+        return None if self._record is None or self._record.state != "running" else self._record.run
 
     # The orders of writes: what must be durable, then the settling
 
@@ -90,20 +112,19 @@ class FoldedDelivery(Delivery):
         last = events[-1] if events else None
         if isinstance(last, ResultEvent) and self._is_over(last):
             await self._answer(last)
-            self._settle(self._handed.settle)
+            await self._finish()
         else:
-            # It ended nothing, so the task is delivered again rather than stuck.
-            self._settle(self._handed.give_back)
+            await self._give_back()  # It ended nothing, so the task is delivered again rather than stuck.
 
     async def _again(self, attempt: int, delay: float, events: Sequence[Event]) -> None:
         """By a copy, which is durable before the log says so."""
         bodies = _encoded(events)
         if self.gone:
             raise BrokerUnavailable("this delivery was handed to somebody else: what comes after it is theirs")
-        await self._writing.driver.put([Parcel(self.task.queue, pack(self.task, attempt), delay)])
+        await self._writing.driver.put([Parcel(self.task.queue, pack_again(self.task, attempt), delay)])
         self._fold(events)
         await self._writing.append(self.task.queue, bodies)
-        self._settle(self._handed.settle)
+        await self._finish()
 
     async def _reject(self, reason: str, events: Sequence[Event]) -> None:
         bodies = _encoded(events)
@@ -114,17 +135,19 @@ class FoldedDelivery(Delivery):
         await self._writing.append(self.task.queue, bodies)
         if isinstance(last, ResultEvent):
             await self._answer(last)
-        self._settle(self._handed.settle)
+        await self._finish()
 
     async def _release(self, written: Awaitable[object]) -> None:
         await written
         now = time.time()
         if self._record is None and self.attempt == 1 and is_expired(self.task, now):
+            ending = ended(self.task, "failed", now, error=EXPIRED)
             await self._writing.dead.bury(self.task, EXPIRED)
-            await self._written([ended(self.task, "failed", now, error=EXPIRED)])
-            self._settle(self._handed.settle)
+            await self._written([ending])
+            await self._answer(ending)
+            await self._finish()
         else:
-            self._settle(self._handed.give_back)
+            await self._give_back()
 
     # Its steps
 
@@ -150,8 +173,23 @@ class FoldedDelivery(Delivery):
         if self.task.reply_to:
             await self._writing.driver.reply(self.task.reply_to, answer_to(self.task, ending))
 
-    def _settle(self, verb: Callable[[], None]) -> None:
-        verb()
+    async def _finish(self) -> None:
+        """What came of it is written, so nobody needs it any more."""
+        if self.lease is None:
+            self.handed.settle()
+        else:
+            await self.lease.end()
+        self._end_holding()
+
+    async def _give_back(self) -> None:
+        if self.lease is None:
+            self.handed.give_back()
+        else:
+            await self.lease.give_back()
+        self._end_holding()
+
+    def _end_holding(self) -> None:
+        self._is_settled = True
         self._settled(self)
 
     def _do(self, steps: Coroutine[Any, Any, None]) -> Awaitable[object]:

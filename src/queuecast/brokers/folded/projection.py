@@ -14,19 +14,19 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from typing import Final, NamedTuple
 
-from ...codec import decode_event
+from ...codec import decode_event, read_head
 from ...cursor import Cursor, beginning, cursor_at
 from ...errors import BrokerError, BrokerUnavailable, ResetRequired
 from ...event import ErrorInfo
 from ...lifecycle import Record
 from ...task import State
-from ..base import Bounds, Entry, Retention, Status, snapshot_of
+from ..base import EXPIRED, Bounds, Entry, Retention, Status, snapshot_of
 from .agenda import Plan
 from .bodies import Bodies
 from .driver import Driver
 from .fold import Checkpoint, Fold, read_heads
 from .ring import Ring
-from .row import Row
+from .row import Row, seconds_of
 from .table import Damaged, Table
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,6 @@ class End(NamedTuple):
     """`expired` or `no-reply`."""
 
 
-EXPIRED: Final = ErrorInfo("expired", "the task was not begun before its expires_at")
 NO_REPLY: Final = ErrorInfo("no-reply", "no worker answered in time")
 
 
@@ -266,6 +265,10 @@ class Projection:
         self._trim()
         return self._get().bounds
 
+    @property
+    def identity(self) -> str | None:
+        return self._get().place.identity
+
     async def at(self, offset: int) -> bytes:
         """The event at an offset. Raises `ResetRequired` ("trimmed") where none is shown, `BrokerUnavailable`."""
         bounds = self.bounds()
@@ -294,6 +297,15 @@ class Projection:
         """What the fold remembers of a task; of one that has ended only the state and the attempt."""
         row = self._row(id)
         return None if row is None else row.record
+
+    async def ended_at(self, id: str) -> float | None:
+        """POSIX time of the last event of a task that has ended; None where it is not known any more."""
+        row = self._row(id)
+        if row is None or not row.record.final:
+            return None
+        bodies = await self._bodies.at([row.last], self._ring, self.identity)
+        head = read_head(bodies.get(row.last, b""))
+        return None if head is None else seconds_of(head.time)
 
     async def known(self, id: str) -> Known | None:
         row = self._row(id)

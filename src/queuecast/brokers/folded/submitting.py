@@ -1,8 +1,8 @@
 """Submitting: the task durable, then its first event, then the answer; and one task for each idempotency key.
 
 A server cannot tell whether a key was used. So a submit with one asks the projection first, and afterwards whose first
-event the fold took. Two gateways that are asked at the same moment may both hand the task to a worker; one result is
-shown all the same.
+event the fold took. Two gateways that are asked at the same moment may both put the task into the queue. A worker drops
+the later one when the log shows the other's run or its end; where both begin at the same moment, one result is shown.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Submitting:
         body = await projection.at(known.first)
         first = decode_event(body)
         state = first.task.state if isinstance(first, TaskEvent) else event.task.state
-        return Receipt(event.id, state, cursor_at(None, known.first, body), created=True)
+        return Receipt(event.id, state, cursor_at(projection.identity, known.first, body), created=True)
 
     async def _place(self, queue: str) -> Cursor:
         """A place before whatever happens from now on; an old one is as good, but longer to read from."""

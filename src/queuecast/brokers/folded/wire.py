@@ -34,6 +34,9 @@ TRACEPARENT: Final = "traceparent"
 LEASE: Final = "qc-lease"
 """On the copy of a task that somebody was running when it was written (see `lease`): `run.number`."""
 
+COPY: Final = "qc-copy"
+"""On what a worker has put back, rather than a submitter put there."""
+
 ERROR: Final = "error"
 """In an answer: the task has failed, the body says why."""
 
@@ -76,6 +79,8 @@ class Unpacked(NamedTuple):
     task: Task
     attempt: int
     lease: LeaseMark | None = None
+    is_copy: bool = False
+    """A worker has put it back."""
 
 
 def pack(task: Task, attempt: int = 1, *, replies: str | None = None) -> Message:
@@ -100,6 +105,13 @@ def pack(task: Task, attempt: int = 1, *, replies: str | None = None) -> Message
         correlation_id=task.id if replies else task.correlation_id,
         headers=headers,
     )
+
+
+def pack_again(task: Task, attempt: int, lease: LeaseMark | None = None) -> Message:
+    """The copy of a task that a worker puts back."""
+    message = pack(task, attempt)
+    marks: dict[str, Header] = {COPY: 1} if lease is None else {COPY: 1, LEASE: str(lease)}
+    return msgspec.structs.replace(message, headers={**message.headers, **marks})
 
 
 def id_of(queue: str, message: Message) -> str | None:
@@ -148,7 +160,8 @@ def unpack(queue: str, id: str, message: Message, now: float) -> Unpacked:
         traceparent=_word(headers.get(TRACEPARENT)),
         requeued_from=_word(headers.get(REQUEUED_FROM)),
     )
-    return Unpacked(task, max(1, _count(headers.get(ATTEMPT), MAX_RETRIES + 1)), _mark(headers.get(LEASE)))
+    attempt = max(1, _count(headers.get(ATTEMPT), MAX_RETRIES + 1))
+    return Unpacked(task, attempt, _mark(headers.get(LEASE)), COPY in headers)
 
 
 def _mark(value: Any) -> LeaseMark | None:

@@ -249,11 +249,11 @@ class Ledger:
         self._offer(row)
         return Receipt(task.id, record.state, cursor_at(queue.identity, first, event_body), created=True)
 
-    def fail(self, whose: Whose, type: str, message: str) -> None:
+    def fail(self, whose: Whose, error: ErrorInfo) -> None:
         """End a task that no run is going to end. Its row is loaded."""
         row = self.row(whose.queue, whose.id)
         attempt = row.next_attempt if row else 1
-        event = ended(whose, "failed", self.now, attempt=attempt, error=ErrorInfo(type, message))
+        event = ended(whose, "failed", self.now, attempt=attempt, error=error)
         self.append(whose.queue, event, encode_event(event))
 
     def settle(self, name: str, id: str, claim: str, due: float, attempt: int) -> None:
@@ -310,7 +310,7 @@ class Ledger:
         (name,) = self.db.execute("SELECT name FROM queue WHERE no = ?", (queue,)).fetchone()
         self.load_rows({name: [id for id, *_ in damaged]})
         for id, owner, error in damaged:
-            self.fail(Whose(id, name, owner), "undecodable", f"the stored task cannot be read: {error}")
+            self.fail(Whose(id, name, owner), ErrorInfo("undecodable", f"the stored task cannot be read: {error}"))
             if row := self.row(name, id):
                 row.claim = None
         self.flush()

@@ -15,7 +15,7 @@ from ...codec import encode_event
 from ...errors import KeyReused
 from ...event import Event
 from ...task import Task, same_work
-from ..base import CONTROL, Receipt
+from ..base import CONTROL, EXPIRED, Receipt
 from .database import FINAL
 from .ledger import Ledger, Whose
 
@@ -277,7 +277,7 @@ class Expire(Duty):
             wanted[name].add(id)
         ledger.load_rows(wanted)
         for columns in found:
-            ledger.fail(Whose(*columns), "expired", "the task was not begun before its expires_at")
+            ledger.fail(Whose(*columns), EXPIRED)
         ledger.flush()
         if len(found) == EXPIRE_STEP:
             return ledger.now
