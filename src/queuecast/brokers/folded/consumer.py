@@ -76,6 +76,7 @@ class FoldedConsumer(Consumer):
             await self._room.wait()
         if self._intake is None:
             self._intake = self._writing.driver.consume(self._queue, size)
+            self._intake.on_lost = partial(self._taken_away, self._intake)
         return await anext(self._intake)
 
     async def _admit(self, handed: Handed) -> Admitted | None:
@@ -98,6 +99,8 @@ class FoldedConsumer(Consumer):
         return delivery
 
     def _settled(self, intake: Intake, delivery: FoldedDelivery) -> None:
+        if delivery not in self._held:
+            return  # It was taken away before.
         self._held.discard(delivery)
         if delivery.lease is None:
             self._let_go_of(intake)
@@ -143,6 +146,14 @@ class FoldedConsumer(Consumer):
         self._room.set()
 
     # Ending
+
+    def _taken_away(self, intake: Intake, handed: Handed) -> None:
+        """By the server, for somebody else; what has a lease was settled before."""
+        for delivery in tuple(self._held):
+            if delivery.handed is handed:
+                delivery.gone = True
+                self._settled(intake, delivery)
+                self._on_lost(delivery)
 
     async def _lose(self, error: BrokerError) -> None:
         """The server hands out again what was held here; what has a lease goes on."""

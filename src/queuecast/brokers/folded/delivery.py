@@ -39,7 +39,7 @@ class FoldedDelivery(Delivery):
         """Once it has been handed over."""
         self._writing = writing
         self._taken_at = time.monotonic()
-        self._handed = handed
+        self.handed = handed
         self._settled = settled
         self._record: Record | None = None
         """Of this delivery's run alone."""
@@ -81,7 +81,7 @@ class FoldedDelivery(Delivery):
         lease = Lease(self._writing, self.task, self.attempt, run)
         await lease.renew()
         self.lease = lease
-        self._handed.settle()
+        self.handed.settle()
 
     # The orders of writes: what must be durable, then the settling
 
@@ -90,10 +90,10 @@ class FoldedDelivery(Delivery):
         last = events[-1] if events else None
         if isinstance(last, ResultEvent) and self._is_over(last):
             await self._answer(last)
-            self._settle(self._handed.settle)
+            self._settle(self.handed.settle)
         else:
             # It ended nothing, so the task is delivered again rather than stuck.
-            self._settle(self._handed.give_back)
+            self._settle(self.handed.give_back)
 
     async def _again(self, attempt: int, delay: float, events: Sequence[Event]) -> None:
         """By a copy, which is durable before the log says so."""
@@ -103,7 +103,7 @@ class FoldedDelivery(Delivery):
         await self._writing.driver.put([Parcel(self.task.queue, pack(self.task, attempt), delay)])
         self._fold(events)
         await self._writing.append(self.task.queue, bodies)
-        self._settle(self._handed.settle)
+        self._settle(self.handed.settle)
 
     async def _reject(self, reason: str, events: Sequence[Event]) -> None:
         bodies = _encoded(events)
@@ -114,7 +114,7 @@ class FoldedDelivery(Delivery):
         await self._writing.append(self.task.queue, bodies)
         if isinstance(last, ResultEvent):
             await self._answer(last)
-        self._settle(self._handed.settle)
+        self._settle(self.handed.settle)
 
     async def _release(self, written: Awaitable[object]) -> None:
         await written
@@ -122,9 +122,9 @@ class FoldedDelivery(Delivery):
         if self._record is None and self.attempt == 1 and is_expired(self.task, now):
             await self._writing.dead.bury(self.task, EXPIRED)
             await self._written([ended(self.task, "failed", now, error=EXPIRED)])
-            self._settle(self._handed.settle)
+            self._settle(self.handed.settle)
         else:
-            self._settle(self._handed.give_back)
+            self._settle(self.handed.give_back)
 
     # Its steps
 

@@ -137,7 +137,8 @@ class Submitting:
         body = await projection.at(known.first)
         first = decode_event(body)
         state = first.task.state if isinstance(first, TaskEvent) else event.task.state
-        return Receipt(event.id, state, cursor_at(None, known.first, body), created=True)
+        cursor = cursor_at(projection.bounds().identity, known.first, body)
+        return Receipt(event.id, state, cursor, created=True)
 
     async def _place(self, queue: str) -> Cursor:
         """A place before whatever happens from now on; an old one is as good, but longer to read from."""
