@@ -66,7 +66,7 @@ class Topics:
                 if not faults.is_already_there(faults.error_in(error)):
                     raise faults.why(error) from error
                 found.add(name)
-        await self._shown(set(made) - found)
+        await self._shown(set(made))  # those as well that somebody else has made a moment ago
         return found
 
     async def _shown(self, names: set[str]) -> None:
