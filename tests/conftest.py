@@ -61,11 +61,15 @@ def cleanup():
     return AsyncExitStack()
 
 
-NEED_RABBITMQ = ("brokers/rabbitmq/", "brokers/test_rabbitmq.py", "servers/", "system/test_classic.py")
-"""Where the tests are that want RabbitMQ servers to themselves, one process at a time: `make test-rabbitmq`."""
+WANT_SERVERS = {
+    "rabbitmq": ("brokers/rabbitmq/", "brokers/test_rabbitmq.py", "servers/", "system/test_classic.py"),
+    "kafka": ("brokers/kafka/", "brokers/test_kafka.py"),
+}
+"""Where the tests are that want servers to themselves, one process at a time: `make test-rabbitmq`, `test-kafka`."""
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.relative_to(TESTS).as_posix().startswith(NEED_RABBITMQ):
-            item.add_marker("rabbitmq")
+        for marker, places in WANT_SERVERS.items():
+            if item.path.relative_to(TESTS).as_posix().startswith(places):
+                item.add_marker(marker)

@@ -46,5 +46,7 @@ def cleaned_kafka(address, queues):
     if left:
         for deleted in admin.delete_topics(sorted(left)).values():
             deleted.result()
-        wait_until(lambda: not left.intersection(admin.list_topics(timeout=10).topics), "topics are not deleted", seconds=20)
+        wait_until(
+            lambda: not left.intersection(admin.list_topics(timeout=10).topics), "topics are not deleted", seconds=20
+        )
     return f"kafka://{address}"

@@ -58,9 +58,7 @@ class KafkaDriver(Driver):
         self._tails = Tails(settings)
         self._watching = asyncio.create_task(reader.watch(self._tails, self._topics), name="queuecast kafka topics")
         try:
-            await self._topics.make(
-                [self._log(CONTROL), self._log(DEAD), Plan(delays.TOPIC, delays.LEVELS, KEEPS)]
-            )
+            await self._topics.make([self._log(CONTROL), self._log(DEAD), Plan(delays.TOPIC, delays.LEVELS, KEEPS)])
         except BaseException:
             await self.close()
             raise

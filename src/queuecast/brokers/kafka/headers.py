@@ -5,7 +5,6 @@ Spring's names for the address and the mark of an answer are read and written as
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 from ..folded.wire import ATTEMPT, RETRIES, Header, Message
@@ -40,7 +39,7 @@ def to_kafka(message: Message) -> Headers:
     return headers
 
 
-def from_kafka(body: bytes | None, headers: Iterable[tuple[str, Any]] | None) -> Message:
+def from_kafka(body: bytes | None, headers: Any) -> Message:
     """What is no text is left out. Of a header that is there twice the last one counts."""
     fields: dict[str, str] = {}
     others: dict[str, Header] = {}

@@ -37,7 +37,7 @@ BATCH: Final = 500
 """Records that are taken from the client at once."""
 
 CLAIM: Final = 1_000
-"""Offsets ahead of what has arrived that a commit allows to be handed out. After a crash as many are looked at twice."""
+"""Offsets beyond what has arrived that a commit allows to hand out. After a crash so many are looked up in the log."""
 
 COMMIT_SECONDS: Final = 0.5
 """How often it is committed what is finished."""

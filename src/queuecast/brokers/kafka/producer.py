@@ -179,5 +179,3 @@ class Producer:
         for sending, error, offset in reports:
             sending.report(error, offset)
         self._go_on()
-
-

@@ -54,9 +54,7 @@ class Topics:
 
     async def make(self, plans: Iterable[Plan]) -> set[str]:
         """Make those that are not there; the names of those that are. Raises `BrokerError`, `ConfigurationError`."""
-        new = [
-            NewTopic(plan.name, plan.partitions, self._replicas, config={**plan.settings}) for plan in plans
-        ]
+        new = [NewTopic(plan.name, plan.partitions, self._replicas, config={**plan.settings}) for plan in plans]
         made = self._admin.create_topics(new, request_timeout=ANSWER_SECONDS)
         found = set()
         for name, future in made.items():
@@ -83,9 +81,7 @@ class Topics:
         """That a topic which is there loses no tasks. Raises `ConfigurationError`, `BrokerError`."""
         resource = ConfigResource(ResourceType.TOPIC, name)
         try:
-            settings = await _answer(
-                self._admin.describe_configs([resource], request_timeout=ANSWER_SECONDS)[resource]
-            )
+            settings = await _answer(self._admin.describe_configs([resource], request_timeout=ANSWER_SECONDS)[resource])
         except KafkaException as error:
             raise faults.why(error) from error
         wrong = [f"{key} is {settings[key].value}" for key, value in KEEPS.items() if settings[key].value != value]
