@@ -39,7 +39,7 @@ def _delete(url, names):
 
 def cleaned_kafka(address, queues):
     """The URL of a Kafka, once everything is deleted that tests of these queues leave behind."""
-    names = {*OURS, "_qc.delay", *queues}
+    names = {*OURS, "_qc.delay", "_qc.watermarks", *queues}
     names |= {f"_qc.{kind}.{queue}" for queue in queues for kind in ("events", "replies")}
     admin = AdminClient({"bootstrap.servers": address})
     left = names.intersection(admin.list_topics(timeout=10).topics)

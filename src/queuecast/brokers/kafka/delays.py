@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from ...errors import BrokerError, InvalidInput
 from ..folded.wire import Header, Message
-from .headers import to_kafka
+from .headers import AGAIN, to_kafka
 from .intake import KafkaHanded, KafkaIntake
 from .producer import Letter, Producer
 
@@ -39,9 +39,7 @@ AGAIN_SECONDS: Final = 1.0
 TO: Final = "qc-delay-to"
 DUE: Final = "qc-delay-due"
 READY: Final = "qc-delay-ready"
-AGAIN: Final = "qc-again"
-"""Headers: the topic it goes to; the POSIX times when it is due, and when it goes on from where it is; and that it may
-be there twice, as whoever moved it may have done so before."""
+"""Headers: the topic it goes to; the POSIX times when it is due, and when it goes on from where it is."""
 
 
 def letter_for(topic: str, message: Message, due: float, now: float) -> Letter:

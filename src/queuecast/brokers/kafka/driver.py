@@ -14,13 +14,14 @@ from ...errors import BrokerUnavailable
 from ..base import CONTROL, Bounds, External, Retention
 from ..folded.driver import DEAD, Driver, Intake, Page, Parcel
 from ..folded.wire import Message
-from . import address, delays, reader
+from . import address, delays, reader, watermarks
 from .headers import to_kafka
 from .intake import KafkaIntake
 from .member import Member
 from .producer import Letter, NoTopic, Producer, Sending
 from .tail import Tails
 from .topics import KEEPS, Extent, Plan, Topics
+from .watermarks import Watermarks
 
 FINISH_SECONDS: Final = 10.0
 """Seconds for `close` to have confirmed what was handed over."""
@@ -31,6 +32,8 @@ REPLIES_AT_ONCE: Final = 100
 MIN_SEGMENT_BYTES: Final = 1 << 20
 MAX_SEGMENT_BYTES: Final = 50_000_000
 """Bytes of a log's segment: an eighth of what is kept, within these. Retention drops whole segments."""
+
+WATERMARKS: Final = Plan(watermarks.TOPIC, 1, watermarks.SETTINGS)
 
 
 class KafkaDriver(Driver):
@@ -56,6 +59,7 @@ class KafkaDriver(Driver):
         await self._topics.connect()
         self._producer = Producer(settings)
         self._tails = Tails(settings)
+        self._watermarks = Watermarks(self._topics, self._producer, self._tails, self._look_at_watermarks)
         self._watching = asyncio.create_task(reader.watch(self._tails, self._topics), name="queuecast kafka topics")
         try:
             await self._topics.make([self._log(CONTROL), self._log(DEAD), Plan(delays.TOPIC, delays.LEVELS, KEEPS)])
@@ -73,7 +77,8 @@ class KafkaDriver(Driver):
             self._mover = None
         await self._producer.finish(FINISH_SECONDS)
         members, self._members = self._members, {}
-        await asyncio.gather(*(member.close() for member in members.values()), self._tails.close())
+        await asyncio.gather(*(member.close() for member in members.values()))
+        await asyncio.gather(self._tails.close(), self._producer.close())
 
     async def declare(self, queue: str, external: External | None) -> None:
         name = external.name if external else queue
@@ -135,14 +140,10 @@ class KafkaDriver(Driver):
         return await reader.recent(self._tails, _topic(log), await self._look(log))
 
     async def _look(self, log: str) -> Extent:
-        """One that was deleted is there again then, and its readers learn that it is another."""
-        extent = await self._topics.extent(_topic(log))
-        if extent is None:
-            await self._topics.make([self._log(log)])
-            extent = await self._topics.extent(_topic(log))
-        if extent is None:
-            raise BrokerUnavailable(f"Kafka has made the topic {_topic(log)}, and does not show it yet")
-        return extent
+        return await self._topics.extent_of(self._log(log))
+
+    async def _look_at_watermarks(self) -> Extent:
+        return await self._topics.extent_of(WATERMARKS)
 
     def _log(self, log: str) -> Plan:
         kept = self._retention
@@ -178,7 +179,7 @@ class KafkaDriver(Driver):
     def _member(self, topic: str, ready: Any) -> Member:
         return Member(
             {**self._address.settings, **_group(self._address)},
-            self._topics,
+            self._watermarks,
             topic,
             ready,
             on_left=lambda: self._members.pop(topic, None),

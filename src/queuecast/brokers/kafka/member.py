@@ -23,10 +23,10 @@ from ...errors import BrokerError, BrokerUnavailable
 from ..folded.wire import Message
 from . import faults
 from .finished import Finished, Told, read
-from .headers import from_kafka
+from .headers import AGAIN, from_kafka
 from .intake import KafkaHanded, KafkaIntake
 from .share import Record, Share
-from .topics import Topics
+from .watermarks import Commit, Watermarks
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,8 @@ COMMIT_SECONDS: Final = 0.5
 GRACE_SECONDS: Final = 1.0
 """How long a partition that goes to another member waits here for what is held of it, so that short tasks run once."""
 
-TRIM_SECONDS: Final = 5.0
-"""How often what is finished is deleted."""
+KEEP_SECONDS: Final = 5.0
+"""How often what is finished is written down and deleted."""
 
 ANSWER_SECONDS: Final = 10.0
 """Seconds for the group's coordinator to answer."""
@@ -65,7 +65,12 @@ class Member:
     """Belongs to one event loop. `on_left` is called when the last intake has left: it is closed then."""
 
     def __init__(
-        self, settings: Mapping[str, Any], topics: Topics, topic: str, ready: Ready, on_left: Callable[[], object]
+        self,
+        settings: Mapping[str, Any],
+        watermarks: Watermarks,
+        topic: str,
+        ready: Ready,
+        on_left: Callable[[], object],
     ) -> None:
         self._settings = {
             **settings,
@@ -77,8 +82,9 @@ class Member:
             "queued.max.messages.kbytes": BUFFER_KB,
             "fetch.queue.backoff.ms": 10,
             "allow.auto.create.topics": False,
+            "logger": logger,
         }
-        self._topics = topics
+        self._watermarks = watermarks
         self._topic = topic
         self._ready = ready
         self._on_left = on_left
@@ -88,8 +94,11 @@ class Member:
         self._intakes: list[KafkaIntake] = []
         self._timer: asyncio.TimerHandle | None = None
         self._consumer: Consumer | None = None
+        self._commits: dict[int, Commit] = {}
+        """What the group was told last of each partition."""
+        self._kept: dict[int, Commit] = {}
         self._closing = False
-        self._trimming = asyncio.create_task(self._keep_trimming(), name=f"queuecast trim {topic}")
+        self._keeping = asyncio.create_task(self._keep_now_and_then(), name=f"queuecast watermarks {topic}")
         self._thread = threading.Thread(target=self._run, name=f"queuecast kafka {topic}", daemon=True)
         self._thread.start()
 
@@ -114,10 +123,11 @@ class Member:
             for share in self._shares.values():
                 share.held.clear()
         self._closing = True
-        self._trimming.cancel()
+        self._keeping.cancel()
         if self._timer is not None:
             self._timer.cancel()
         await asyncio.to_thread(self._thread.join)
+        await self._keep()
 
     def settle(self, handed: KafkaHanded) -> None:
         with self._lock:
@@ -178,23 +188,21 @@ class Member:
             for handed in tuple(share.held.values()):
                 handed.lose()
 
-    # Deleting what is finished
+    # Keeping the watermarks
 
-    async def _keep_trimming(self) -> None:
+    async def _keep_now_and_then(self) -> None:
         while True:
-            await asyncio.sleep(TRIM_SECONDS)
-            with self._lock:
-                ahead = [share for share in self._shares.values() if share.finished.before > share.trimmed]
-                before = {(self._topic, share.number): share.finished.before for share in ahead}
-            if not before:
-                continue
+            await asyncio.sleep(KEEP_SECONDS)
+            await self._keep()
+
+    async def _keep(self) -> None:
+        commits = {number: told for number, told in tuple(self._commits.items()) if self._kept.get(number) != told}
+        if commits:
             try:
-                await self._topics.trim(before)
+                await self._watermarks.keep(self._topic, commits)
+                self._kept |= commits
             except BrokerError as error:
-                logger.debug("what is finished of %s is not deleted yet: %s", self._topic, error)
-                continue
-            for share in ahead:
-                share.trimmed = before[self._topic, share.number]
+                logger.debug("how far %s is finished is not kept yet: %s", self._topic, error)
 
     # In the thread
 
@@ -206,7 +214,7 @@ class Member:
                     [self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
                 )
                 self._poll(self._consumer)
-            except (KafkaException, RuntimeError) as error:
+            except (KafkaException, BrokerError, TimeoutError, RuntimeError) as error:
                 logger.warning("%s cannot be consumed, trying again: %s", self._topic, faults.why(error))
                 self._give_up(list(self._shares.values()))
                 time.sleep(AGAIN_SECONDS)
@@ -232,7 +240,7 @@ class Member:
         arrived: dict[int, list[KafkaMessage]] = {}
         for message in messages:
             if (error := message.error()) is not None:
-                logger.debug("a consumer of %s is told: %s", self._topic, error)
+                logger.warning("a consumer of %s is told: %s", self._topic, error.str())
             else:
                 arrived.setdefault(message.partition() or 0, []).append(message)
         for number, some in arrived.items():
@@ -256,7 +264,7 @@ class Member:
     def _record(self, share: Share, message: KafkaMessage) -> Record:
         offset = message.offset() or 0
         unpacked = from_kafka(message.value(), message.headers())
-        again = share.known_before is None or offset < share.known_before
+        again = share.may_have_been_handed_out(offset) or AGAIN in unpacked.headers
         return Record(offset, self._ready(unpacked), message.timestamp()[1], unpacked, again)
 
     def _claim(self, consumer: Consumer, share: Share, messages: list[KafkaMessage]) -> bool:
@@ -279,37 +287,43 @@ class Member:
 
     def _commit(self, consumer: Consumer, shares: list[Share], *, asynchronous: bool = False) -> bool:
         """Whether the group knows now what is finished; told later, that is not known."""
-        with self._lock:
-            offsets = [
-                TopicPartition(self._topic, share.number, share.finished.before, share.finished.told(share.reach))
-                for share in shares
-            ]
-            for share in shares:
-                share.is_changed = False
-        if not offsets:
+        if not shares:
             return True
+        with self._lock:
+            commits = {share.number: Commit(share.finished.before, share.told()) for share in shares}
+        offsets = [TopicPartition(self._topic, number, *commit) for number, commit in commits.items()]
         try:
             if asynchronous:
                 consumer.commit(offsets=offsets, asynchronous=True)
-                return True
-            answers = consumer.commit(offsets=offsets, asynchronous=False)
-            return all(answer.error is None for answer in answers)
+            elif any(answer.error for answer in consumer.commit(offsets=offsets, asynchronous=False)):
+                return False
+            self._commits |= commits
+            return True
         except KafkaException as error:
             logger.debug("what is finished of %s is not committed: %s", self._topic, error)
             return False
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        committed = consumer.committed(partitions, timeout=ANSWER_SECONDS)
         starts = []
-        for partition in committed:
-            low, _ = consumer.get_watermark_offsets(partition, timeout=ANSWER_SECONDS)
-            known = partition.offset >= 0
-            told = read(partition.offset, partition.metadata) if known else Told(Finished(low), low)
-            share = Share(partition.partition, told, low)
-            starts.append(TopicPartition(self._topic, share.number, share.finished.before))
+        for number, commit in self._committed(consumer, partitions).items():
+            low, _ = consumer.get_watermark_offsets(TopicPartition(self._topic, number), timeout=ANSWER_SECONDS)
+            told = Told(Finished(low), low) if commit is None else read(*commit)
+            share = Share(number, told, low)
+            starts.append(TopicPartition(self._topic, number, share.finished.before))
             with self._lock:
-                self._shares[share.number] = share
+                self._shares[number] = share
         consumer.incremental_assign(starts)
+
+    def _committed(self, consumer: Consumer, partitions: list[TopicPartition]) -> dict[int, Commit | None]:
+        found: dict[int, Commit | None] = {}
+        for partition in consumer.committed(partitions, timeout=ANSWER_SECONDS):
+            known = partition.offset >= 0
+            found[partition.partition] = Commit(partition.offset, partition.metadata or "") if known else None
+        if None in found.values():
+            looking = asyncio.run_coroutine_threadsafe(self._watermarks.of(self._topic), self._loop)
+            kept = looking.result(ANSWER_SECONDS)
+            found = {number: commit or kept.get(number) for number, commit in found.items()}
+        return found
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         with self._lock:

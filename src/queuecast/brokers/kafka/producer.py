@@ -65,7 +65,11 @@ class Sending:
         if self._error is None:
             self.done.set_result(offset + 1)
         else:
-            self.done.set_exception(self._reason(self._error))
+            self.give_up(self._reason(self._error))
+
+    def give_up(self, reason: BrokerError) -> None:
+        if not self.done.done():
+            self.done.set_exception(reason)
             self.done.exception()  # looked at, so that nobody calls it unseen where it is never awaited
 
     def _reason(self, error: KafkaError) -> BrokerError:
@@ -99,6 +103,8 @@ class Producer:
             "message.timeout.ms": int(APPEND_SECONDS * 1_000),
             "topic.metadata.propagation.max.ms": int(NAMED_SECONDS * 1_000),
             "allow.auto.create.topics": False,
+            "error_cb": self._look_at,
+            "logger": logger,
         }
         self._loop = asyncio.get_running_loop()
         self._client = Client(self._settings)
@@ -107,6 +113,8 @@ class Producer:
         """What the client has no room for yet."""
         self._under_way: set[Sending] = set()
         self._closing = False
+        self._is_broken = False
+        """The client will take nothing more."""
         self._thread = threading.Thread(target=self._run, name="queuecast kafka producer", daemon=True)
         self._thread.start()
 
@@ -131,16 +139,17 @@ class Producer:
             raise OutcomeUnknown(f"Kafka did not confirm within {PUT_SECONDS:.0f} s") from None
 
     async def finish(self, seconds: float) -> None:
-        """What was handed over is confirmed, within this bound; then let go."""
+        """Returns once what was handed over is confirmed, or after so many seconds."""
         pending = [sending.done for sending in self._under_way]
         if pending:
             await asyncio.wait(pending, timeout=seconds)
+
+    async def close(self) -> None:
+        """Let go, and give up what is not confirmed."""
         self._closing = True
         await asyncio.to_thread(self._thread.join)
         for sending in tuple(self._under_way):
-            if not sending.done.done():
-                sending.done.set_exception(BrokerUnavailable("the broker was closed"))
-                sending.done.exception()
+            sending.give_up(OutcomeUnknown("the broker was closed before Kafka had confirmed"))
 
     def _go_on(self) -> None:
         """Hand over what there is room for."""
@@ -166,12 +175,26 @@ class Producer:
     def _run(self) -> None:
         while not self._closing:
             self._client.poll(POLL_SECONDS)
+            if self._is_broken:
+                self._replace_client()
             if self._reports:
                 reports, self._reports = self._reports, []
                 self._loop.call_soon_threadsafe(self._take, reports)
 
     def _reported(self, sending: Sending, error: KafkaError | None, message: Message) -> None:
         self._reports.append(_Report(sending, error, message.offset() or 0))
+
+    def _look_at(self, error: KafkaError) -> None:
+        """At what concerns the client as a whole. It connects again by itself, for ever."""
+        self._is_broken = self._is_broken or error.fatal()
+        logger.log(logging.ERROR if error.fatal() else logging.DEBUG, "the producer is told: %s", error)
+
+    def _replace_client(self) -> None:
+        """What it had has failed, and is reported so."""
+        self._client.purge()
+        self._client.flush(POLL_SECONDS)
+        self._client = Client(self._settings)
+        self._is_broken = False
 
     # In the event loop again
 

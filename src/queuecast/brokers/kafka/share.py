@@ -38,8 +38,7 @@ class Share:
         self.number = number
         self.finished, reach = told
         self.finished.begin_at(low)
-        self.known_before = reach
-        """What lies before may have been handed out by an earlier holder; None for anything."""
+        self._reach_before = reach
         self.reach = reach or 0
         """What is told in commits: nothing beyond it has been handed out by anybody."""
         self.held: dict[int, KafkaHanded] = {}
@@ -50,8 +49,6 @@ class Share:
         self.is_changed = False
         """More is finished than the last commit told."""
         self.is_paused = False
-        self.trimmed = low
-        """What lies before this offset has been deleted."""
         self._next = self.finished.before
         self._beyond = self.finished.before
         """The offset after the last that was handed out here."""
@@ -65,6 +62,15 @@ class Share:
         self._next = record.offset + 1
         if record.offset not in self.finished:
             self._push(record)
+
+    def told(self) -> str:
+        """What a commit says of it beside the watermark; what is finished from now on is for the next one."""
+        self.is_changed = False
+        return self.finished.told(self.reach)
+
+    def may_have_been_handed_out(self, offset: int) -> bool:
+        """By an earlier holder."""
+        return self._reach_before is None or offset < self._reach_before
 
     def head(self) -> Record | None:
         """What may be handed out next, once it is ready."""
@@ -92,7 +98,7 @@ class Share:
         self.is_closing = True
         self._waiting.clear()
         # Whoever has it next may be certain of what was never handed out.
-        self.reach = max(self._beyond, self.known_before or 0)
+        self.reach = max(self._beyond, self._reach_before or 0)
         self.is_changed = True
 
     @property

@@ -103,6 +103,7 @@ class Tails:
             "fetch.queue.backoff.ms": 10,
             "queued.max.messages.kbytes": BUFFER_KB,
             "allow.auto.create.topics": False,
+            "logger": logger,
         }
         self._tails: list[Tail] = []
         self._ending: set[asyncio.Future[None]] = set()

@@ -42,7 +42,7 @@ class Extent(NamedTuple):
 
 class Topics:
     def __init__(self, settings: Mapping[str, Any], replicas: int) -> None:
-        self._admin = AdminClient({**settings})
+        self._admin = AdminClient({**settings, "log_level": 0})  # what goes wrong is raised
         self._replicas = replicas
 
     async def connect(self) -> None:
@@ -122,6 +122,16 @@ class Topics:
                 return None
             raise faults.why(error) from error
         return None if identity is None else Extent(identity, low, high)
+
+    async def extent_of(self, plan: Plan) -> Extent:
+        """Of a log. One that was deleted is there again then, and whoever reads it learns that it is another."""
+        extent = await self.extent(plan.name)
+        if extent is None:
+            await self.make([plan])
+            extent = await self.extent(plan.name)
+        if extent is None:
+            raise BrokerUnavailable(f"Kafka has made the topic {plan.name}, and does not show it yet")
+        return extent
 
     async def trim(self, before: Mapping[tuple[str, int], int]) -> None:
         """Delete what lies before these offsets of partitions. Raises `BrokerError`."""
