@@ -12,7 +12,7 @@ SERVERS := cd tests && ../$(BIN)/python -m servers
 PARALLEL := -n 4 --dist worksteal
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-rabbitmq check lint types format bench brokers brokers-4 brokers-stop build clean
+.PHONY: help demo test test-rabbitmq test-kafka check lint types format bench brokers brokers-4 brokers-stop build clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -21,10 +21,13 @@ demo: $(VENV)/.demo ## see it work: a page with five queues, on http://127.0.0.1
 	@$(BIN)/queuecast demo --folder .demo
 
 test: $(VENV)/.dev ## run the tests
-	@$(BIN)/python -m pytest $(PARALLEL) -m "not rabbitmq" $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not rabbitmq and not kafka" $(ARGS)
 
 test-rabbitmq: $(VENV)/.dev ## run the tests that want RabbitMQ servers: after make brokers and make brokers-4
 	@$(BIN)/python -m pytest $(PARALLEL) -m rabbitmq $(ARGS)
+
+test-kafka: $(VENV)/.dev ## run the tests that want a Kafka: after make brokers
+	@$(BIN)/python -m pytest -m kafka $(ARGS)
 
 check: lint types test ## lint, types and tests: what must pass before a change goes in
 

@@ -7,7 +7,6 @@ knows classic queues only. Each runs with several numbers of threads or prefetch
 
 import argparse
 from functools import partial
-from pathlib import Path
 
 import ours
 from lib import options, proc, rabbitmq, report, trials
@@ -29,9 +28,8 @@ def queuecast(kind: str, chosen: argparse.Namespace) -> trials.Figures:
 
 
 def peer(subject: str, kind: str, worker: list[str], chosen: argparse.Namespace) -> trials.Figures:
-    system, _, confirms = subject.partition("_")
     with proc.workdir() as folder, rabbitmq.node(folder, proc.SERVER_CPU) as url:
-        return amqp_tasks.measure(Path(folder), system, url, kind, chosen.tasks, worker, bool(confirms))
+        return amqp_tasks.measure(folder, subject, url=url, kind=kind, tasks=chosen.tasks, worker=worker)
 
 
 def main() -> None:

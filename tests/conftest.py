@@ -70,11 +70,15 @@ def rabbitmq(request):
         yield url
 
 
-NEED_RABBITMQ = ("brokers/rabbitmq/", "brokers/test_rabbitmq.py", "servers/", "system/test_classic.py")
-"""Where the tests are that want RabbitMQ servers: `make test-rabbitmq`."""
+WANT_SERVERS = {
+    "rabbitmq": ("brokers/rabbitmq/", "brokers/test_rabbitmq.py", "servers/", "system/test_classic.py"),
+    "kafka": ("brokers/kafka/", "brokers/test_kafka.py"),
+}
+"""Where the tests are that want servers: `make test-rabbitmq`, `make test-kafka`."""
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.relative_to(TESTS).as_posix().startswith(NEED_RABBITMQ):
-            item.add_marker("rabbitmq")
+        for marker, places in WANT_SERVERS.items():
+            if item.path.relative_to(TESTS).as_posix().startswith(places):
+                item.add_marker(marker)

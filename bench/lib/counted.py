@@ -17,7 +17,7 @@ _began = (0.0, 0.0)
 
 
 def ran() -> None:
-    global _began  # noqa: PLW0603
+    global _began
     number = next(_numbers)  # atomic among threads
     if number == 1:
         _began = time.perf_counter(), time.process_time()

@@ -15,7 +15,7 @@ START = 60.0  # seconds it may take
 
 @contextlib.contextmanager
 def node(folder: Path, cpu: int | None) -> Iterator[str]:
-    """A fresh node, kept in this folder, on a CPU of its own if one is given. Yields the address of its virtual host /."""
+    """A fresh node, kept in this folder, on this CPU if one is given. Yields the address of its virtual host /."""
     programs = sorted(Path(SCRIPTS).glob("rabbitmq_server-*/sbin"))
     if not programs:
         raise proc.MissingError("rabbitmq-server is not installed (see bench/README.md)")

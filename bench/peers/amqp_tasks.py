@@ -14,14 +14,15 @@ from lib import callers, counted, proc
 LIMIT = 300.0  # seconds that submitting may take
 
 
-def measure(folder: Path, system: str, url: str, kind: str, tasks: int, worker: list[str], confirms: bool) -> dict:
+def measure(folder: Path, subject: str, *, url: str, kind: str, tasks: int, worker: list[str]) -> dict[str, float]:
     """Submit all, then run all, each in a process of its own on the load's CPU; the broker has the other."""
+    system, _, confirms = subject.partition("_")
     for module in MODULES[system]:
         proc.need(module)
     env = {
         "BENCH_AMQP_URL": url,
         "BENCH_KIND": kind,
-        "BENCH_CONFIRMS": str(int(confirms)),
+        "BENCH_CONFIRMS": str(int(bool(confirms))),
         **counted.environment(folder, tasks),
     }
     log = folder / "submit.log"

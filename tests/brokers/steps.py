@@ -46,6 +46,8 @@ class Backend(NamedTuple):
     Else a worker may be quicker than the first event, which the fold then refuses, and who follows no log knows only a
     place somewhere before it.
     """
+    deals_in_parts: bool = False
+    """What is in a part of a queue waits for the consumer that has the part, though another one has room."""
 
 
 class Suite:
@@ -168,6 +170,12 @@ async def begin(delivery: Delivery, *, alone: bool = False) -> Run:
 async def finish(delivery: Delivery, run: Run | None = None) -> None:
     run = run or await begin(delivery)
     await delivery.ack(run.succeeded())
+
+
+async def begin_to_take(broker: Broker, deliveries: AsyncGenerator[Delivery, None]) -> None:
+    """Take something, so that it is not the beginning that takes longer than a task has."""
+    await broker.submit([new_task("first")])
+    await finish(await anext(deliveries))
 
 
 async def work(broker: Broker, ran: list[str]) -> None:

@@ -3,6 +3,9 @@
 import functools
 
 import pika
+from confluent_kafka.admin import AdminClient
+
+from .waiting import wait_until
 
 OURS = ("_qc.control", "_qc.dead")
 LEVELS = 40
@@ -32,3 +35,18 @@ def _delete(url, names):
         channel = connection.channel()
         for name in names:
             channel.queue_delete(name)
+
+
+def cleaned_kafka(address, queues):
+    """The URL of a Kafka, once everything is deleted that tests of these queues leave behind."""
+    names = {*OURS, "_qc.delay", "_qc.watermarks", *queues}
+    names |= {f"_qc.{kind}.{queue}" for queue in queues for kind in ("events", "replies")}
+    admin = AdminClient({"bootstrap.servers": address})
+    left = names.intersection(admin.list_topics(timeout=10).topics)
+    if left:
+        for deleted in admin.delete_topics(sorted(left)).values():
+            deleted.result()
+        wait_until(
+            lambda: not left.intersection(admin.list_topics(timeout=10).topics), "topics are not deleted", seconds=20
+        )
+    return f"kafka://{address}"

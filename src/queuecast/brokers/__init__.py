@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..errors import ConfigurationError
 from .base import CONTROL, Broker, Consumer, Delivery, External, Retention
+
+if TYPE_CHECKING:
+    from .folded.driver import Driver
 
 MOST_BYTES: Final = 1e18
 """What no log ever takes, and backends can still count. More is refused as if it were infinite."""
@@ -37,22 +41,30 @@ def make_broker(url: str) -> Broker:
         _refuse_unknown(url, settings)
         return SQLiteBroker(url, retention, path=_path(url), sync=sync)
     if parts.scheme in ("amqp", "amqps"):
-        return _rabbitmq(url, settings, retention)
-    raise ConfigurationError(f"no broker for {url!r}: use sqlite:///work.db, amqp://host or memory://")
+        try:
+            from .rabbitmq import RabbitDriver
+        except ModuleNotFoundError as error:
+            raise ConfigurationError("RabbitMQ needs pika: pip install 'queuecast[rabbitmq]'") from error
+        return _folded(url, settings, retention, RabbitDriver)
+    if parts.scheme == "kafka":
+        try:
+            from .kafka import KafkaDriver
+        except ModuleNotFoundError as error:
+            raise ConfigurationError("Kafka needs confluent-kafka: pip install 'queuecast[kafka]'") from error
+        return _folded(url, settings, retention, KafkaDriver)
+    raise ConfigurationError(f"no broker for {url!r}: use sqlite:///work.db, amqp://host, kafka://host or memory://")
 
 
-def _rabbitmq(url: str, settings: dict[str, str], retention: Retention) -> Broker:
+def _folded(
+    url: str, settings: dict[str, str], retention: Retention, driver: Callable[[str, Retention], Driver]
+) -> Broker:
     from urllib.parse import urlencode, urlsplit, urlunsplit
 
     from .folded.broker import FoldedBroker
 
-    try:
-        from .rabbitmq import RabbitDriver
-    except ModuleNotFoundError as error:
-        raise ConfigurationError("RabbitMQ needs pika: pip install 'queuecast[rabbitmq]'") from error
     state = settings.pop("state", None)
     own = urlunsplit(urlsplit(url)._replace(query=urlencode(settings)))
-    return FoldedBroker(url, retention, RabbitDriver(own, retention), state)
+    return FoldedBroker(url, retention, driver(own, retention), state)
 
 
 def _path(url: str) -> str:

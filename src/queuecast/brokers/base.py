@@ -202,7 +202,9 @@ class Broker(ABC):
     def consume(self, queue: str, concurrency: int, on_lost: OnLost) -> Consumer:
         """Take deliveries, at most `concurrency` of them unsettled, in the order in which they became due.
 
-        Competes with every other consumer of the queue; a consumer that dies has its deliveries handed to others.
+        Competes with every other consumer of the queue; a consumer that dies has its deliveries handed to others. A
+        backend may deal a queue out in parts, each to one consumer (Kafka's partitions): then the order is that of each
+        part, and what is in one waits for whoever has it.
         `on_lost` is called when a delivery was handed to another consumer while this one still held it.
         """
 

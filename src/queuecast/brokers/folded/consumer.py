@@ -80,6 +80,7 @@ class FoldedConsumer(Consumer):
             self._size = self._wanted
         if self._intake is None:
             self._intake = self._writing.driver.consume(self._queue, self._size)
+            self._intake.on_lost = self._taken_away
         intake = self._intake
         handed = await anext(intake)
         self._held[handed] = intake
@@ -107,7 +108,7 @@ class FoldedConsumer(Consumer):
             self._let_go(handed)
             await asyncio.sleep(AGAIN_SECONDS)
             return None
-        if admitted is None:
+        if admitted is None or handed not in self._held:  # It is not to run, or was taken away meanwhile.
             self._let_go(handed)
             return None
         delivery = FoldedDelivery(self._writing, handed, admitted, self._settled)
@@ -186,6 +187,14 @@ class FoldedConsumer(Consumer):
             logger.warning("the lease of %r is not renewed yet: %s", delivery, error)
 
     # Ending
+
+    def _taken_away(self, handed: Handed) -> None:
+        """By the server, for somebody else; what has a lease was settled before."""
+        for delivery in self._deliveries - self._leased:
+            if delivery.handed is handed:
+                self._give_up(delivery)
+                self._on_lost(delivery)
+        self._let_go(handed)
 
     async def _lose(self, error: BrokerError) -> None:
         """The server hands out again what was held here; what has a lease goes on."""

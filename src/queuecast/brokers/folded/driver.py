@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Final, NamedTuple
 
 from ...cursor import Cursor
@@ -34,7 +34,7 @@ class Page(NamedTuple):
     upto: int
     """Everything up to this offset has been read now; there may be no event at it, or between it and the last entry."""
     own: int
-    """The number of the last `append` of this very driver to this log that has been read so far; 0 for none."""
+    """Every `append` of this very driver to this log with this number or a lower one has been read; 0 for none."""
 
 
 class Handed(ABC):
@@ -57,6 +57,9 @@ class Intake(AsyncIterator[Handed], ABC):
     """Takes a queue's messages. Raises `BrokerUnavailable` when the connection is lost: what it held is handed out
     again by the server, and a new intake goes on.
     """
+
+    on_lost: Callable[[Handed], object] = staticmethod(lambda _: None)
+    """Called with what is another's now though it is held here, where that happens without the connection's end."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -113,7 +116,7 @@ class Driver(ABC):
 
     @abstractmethod
     def append(self, log: str, bodies: Sequence[bytes]) -> asyncio.Future[int]:
-        """Append to a log. The result is the number of this call, from 1 for each log, once it is durable.
+        """Append to a log. The result is a number, higher than that of every call before, once it is durable.
 
         The order of the calls is the order of the log: where something is refused or a connection is lost, everything
         from the first that was not confirmed is sent again, confirmed ones included. So some may be there twice, but

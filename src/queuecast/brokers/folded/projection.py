@@ -556,7 +556,8 @@ class Projection:
     def _throw_away(self, reason: str) -> None:
         """The log is not the one any more that was folded."""
         logger.warning("the log of %s cannot be followed (%s) and is folded anew", self.queue, reason)
-        own = self._own
+        # The numbers of a log with an identity end with it.
+        own = 0 if reason == "other-log" else self._own
         self._rebuild()
         self._own = own
         self._resets.append(reason)

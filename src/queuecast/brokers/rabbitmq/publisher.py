@@ -55,8 +55,9 @@ class Ticket(ABC):
     def lost(self, reason: BrokerUnavailable) -> None:
         """Nobody knows."""
 
+    @abstractmethod
     def overdue(self, reason: BrokerUnavailable) -> None:
-        """Not confirmed for PUT_SECONDS. It may still be: this comes before one of the others."""
+        """Not confirmed for PUT_SECONDS, told every GLANCE_SECONDS until one of the others follows."""
 
 
 class _Sent(NamedTuple):

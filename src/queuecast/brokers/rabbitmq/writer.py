@@ -73,6 +73,9 @@ class _Entry(Ticket):
         if self.log:
             self.log.interrupted(reason)
 
+    def overdue(self, reason: BrokerUnavailable) -> None:
+        """A log keeps time by itself, from the call on and not from the sending."""
+
 
 class LogWriter:
     """Appends to one stream. `mend` is awaited before what was refused is sent again."""

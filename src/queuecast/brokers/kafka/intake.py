@@ -1,0 +1,110 @@
+"""Taking messages: what one worker has been handed, of all that its process gets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ...errors import BrokerUnavailable
+from ..folded.driver import Handed, Intake
+from .share import Record, Share
+
+if TYPE_CHECKING:
+    from .member import Member
+
+
+class KafkaHanded(Handed):
+    def __init__(self, intake: KafkaIntake, member: Member, share: Share, record: Record) -> None:
+        self.message = record.message
+        self.again = record.again
+        self.share = share
+        self.record = record
+        self._intake = intake
+        self._member = member
+
+    def settle(self) -> None:
+        if self._intake.forget(self):
+            self._member.settle(self)
+
+    def give_back(self) -> None:
+        if self._intake.forget(self):
+            self._member.give_back(self)
+
+    def lose(self) -> None:
+        """Its partition is another's now."""
+        if self._intake.forget(self):
+            self._intake.tell_lost(self)
+
+
+class KafkaIntake(Intake):
+    """Joins its process's member of a group when it is first asked for something."""
+
+    def __init__(self, join: Callable[[KafkaIntake], Member], concurrency: int) -> None:
+        self._join = join
+        self._concurrency = concurrency
+        self._member: Member | None = None
+        self._arrived: deque[KafkaHanded] = deque()
+        self._unsettled: set[KafkaHanded] = set()
+        self._is_stopped = False
+        self._ended: BrokerUnavailable | None = None
+        self._waiting: asyncio.Future[None] | None = None
+
+    @property
+    def has_room(self) -> bool:
+        return not self._is_stopped and self._ended is None and len(self._unsettled) < self._concurrency
+
+    async def __anext__(self) -> Handed:
+        if self._member is None and not self._is_stopped:
+            self._member = self._join(self)
+        while not self._arrived:
+            if self._is_stopped:
+                raise StopAsyncIteration
+            if self._ended:
+                raise self._ended
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        return self._arrived.popleft()
+
+    def stop(self) -> None:
+        if not self._is_stopped:
+            self._is_stopped = True
+            while self._arrived:
+                self._arrived.popleft().give_back()
+            self._wake()
+
+    async def aclose(self) -> None:
+        self.stop()
+        for handed in tuple(self._unsettled):
+            handed.give_back()
+        if self._member is not None:
+            await self._member.leave(self)
+
+    def arrive(self, handed: KafkaHanded) -> None:
+        self._unsettled.add(handed)
+        self._arrived.append(handed)
+        self._wake()
+
+    def forget(self, handed: KafkaHanded) -> bool:
+        """False where it was settled before, or is another's."""
+        if handed not in self._unsettled:
+            return False
+        self._unsettled.remove(handed)
+        return True
+
+    def tell_lost(self, handed: KafkaHanded) -> None:
+        if handed in self._arrived:
+            self._arrived.remove(handed)  # Nobody knows of it yet.
+        else:
+            self.on_lost(handed)
+
+    def end(self, reason: BrokerUnavailable) -> None:
+        self._ended = reason
+        self._arrived.clear()
+        self._unsettled.clear()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
