@@ -20,20 +20,15 @@ PREFETCH = 100
 
 
 class Classic(Machine):
-    """A machine whose processes share a RabbitMQ."""
+    """A machine with plain programs on it, which share a RabbitMQ with ours."""
 
-    def __init__(self, folder, url):
-        super().__init__(folder)
-        self.url = url
+    def __init__(self, folder, broker):
+        super().__init__(folder, broker)
         self.gate = folder / "gate"
 
     @property
-    def broker(self):
-        return self.url
-
-    @property
     def variables(self):
-        return super().variables | {"AMQP_URL": self.url, "GATE": str(self.gate), "XDG_CACHE_HOME": str(self.folder)}
+        return super().variables | {"AMQP_URL": self.broker, "GATE": str(self.gate)}
 
     def server(self, port, program="server"):
         uvicorn = ("uvicorn", f"{program}:app", "--port", port, "--http", "queuecast.gateway.server:StreamProtocol")

@@ -1,4 +1,4 @@
-"""Processes of queuecast on one database: started, killed and started again, and never left behind."""
+"""Processes of queuecast on one broker: started, killed and started again, and never left behind."""
 
 import os
 import signal
@@ -116,17 +116,13 @@ class Process:
 
 
 class Machine:
-    """One database, and all processes that share it."""
+    """One broker, and all processes that share it."""
 
-    def __init__(self, folder, database=None):
+    def __init__(self, folder, broker):
         self.folder = folder
-        self.database = database or folder / "work.db"
+        self.broker = broker
         self.witness = folder / "witness"
         self._processes = []
-
-    @property
-    def broker(self):
-        return f"sqlite:///{self.database}"
 
     def gateway(self, port, *, application=APPLICATION, workers=1):
         named = [application] if application else []
@@ -137,13 +133,18 @@ class Machine:
         return self.start("worker", "queuecast", "worker", application, "--concurrency", concurrency, ready="is ready")
 
     def demo(self, port):
-        arguments = ("demo", "--port", port, "--folder", self.folder)
+        arguments = ("demo", "--port", port, "--folder", self.folder, "--broker", self.broker)
         return self.start("demo", "queuecast", *arguments, ready="listening on")
 
     @property
     def variables(self):
         """What its processes find in their environment."""
-        return {"QUEUECAST_BROKER": self.broker, "WITNESS": str(self.witness), "PYTHONUNBUFFERED": "1"}
+        return {
+            "QUEUECAST_BROKER": self.broker,
+            "WITNESS": str(self.witness),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            "PYTHONUNBUFFERED": "1",
+        }
 
     def start(self, name, *arguments, ready="", folder=TESTS):
         """`python -m ARGUMENTS` in a folder, with the environment of this machine and nothing of who runs the tests."""

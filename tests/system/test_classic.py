@@ -269,7 +269,7 @@ async def test_it_is_answered_once_although_the_worker_is_killed_in_the_middle(c
     port = free_port()
     await ready(classic.gateway(port, application="system.foreign:qc"))
     worker = classic.worker(application="system.foreign:qc")
-    with Plain(classic.url) as plain:
+    with Plain(classic.broker) as plain:
         async with reading("orders", port) as reader:
             plain.publish("orders", ORDER, type="total", reply_to=plain.replies, correlation_id="first")
             await reader.until(lambda: reader.events and runs_of(reader, reader.events[0]["id"]))
@@ -292,7 +292,7 @@ async def test_a_message_with_neither_id_nor_reply_to_is_one_task(classic):
     port = free_port()
     await ready(classic.gateway(port, application="system.foreign:qc"))
     worker = classic.worker(application="system.foreign:qc")
-    with Plain(classic.url) as plain:
+    with Plain(classic.broker) as plain:
         async with reading("orders", port) as reader:
             plain.publish("orders", ORDER, type="total", user_id=plain.user)
             await reader.until(lambda: reader.results)
@@ -322,7 +322,7 @@ async def test_what_cannot_be_run_goes_to_the_dead_letters_with_its_reason(class
     await ready(classic.gateway(port, application="system.foreign:qc"))
     worker = classic.worker(application="system.foreign:qc")
     id = f"{reason}-{random.getrandbits(64):x}"
-    with Plain(classic.url) as plain:
+    with Plain(classic.broker) as plain:
         async with reading("orders", port) as reader:
             asked = {"reply_to": plain.replies, "correlation_id": "bad"} | BAD[reason]
             plain.publish("orders", **asked, message_id=id)

@@ -39,7 +39,7 @@ def disk(tmp_path):
 
 @pytest.fixture
 def machine(disk, tmp_path):
-    machine = Machine(tmp_path, disk / "work.db")
+    machine = Machine(tmp_path, f"sqlite:///{disk}/work.db")
     yield machine
     machine.clean_up()
 

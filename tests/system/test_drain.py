@@ -104,8 +104,10 @@ async def test_a_worker_that_stops_gives_back_what_does_not_finish(machine):
     told = by_task(shift.load.overall.events)
     for id in endless:
         states = [event["task"]["state"] for event in told[id] if event["type"] == "task"]
-        assert states == ["queued", "running", "retrying", "running"]
-        assert told[id][2]["task"]["error"]["type"] == "interrupted"
+        # Where a server has the tasks, a worker may be quicker than the word that there is one.
+        assert states[-3:] == ["running", "retrying", "running"]
+        assert states[:-3] in ([], ["queued"])
+        assert told[id][-3]["task"]["error"]["type"] == "interrupted"
     assert_nobody_is_a_suspect(shift.load.overall.events)
 
 

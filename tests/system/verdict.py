@@ -1,23 +1,37 @@
 """All that must hold once everything has come to rest, whatever was killed before."""
 
 import json
+import secrets
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
+from urllib.parse import urlsplit
+
+import pika
+import pika.exceptions
 
 from .checker import flaws_of_log, flaws_of_stream, flaws_of_witness
 from .client import request, whole_log
 from .workload import QUEUES
 
+PREFETCH = 100
+
+SECONDS = 20
+"""A failure bound for the next entry of a stream."""
+
 
 async def pronounce(machine, load, port, *, kills):
-    """The log is read anew through this gateway, and once more out of the file. `kills`: of workers."""
+    """The log is read anew through this gateway, and once more past queuecast. `kills`: of workers."""
     logs = {queue: await whole_log(port, queue) for queue in QUEUES}
     log = [event for reader in logs.values() for event in reader.events]
     accepted = load.submitter.accepted
     assert load.submitter.refusals == []
     assert flaws_of_log(log, accepted) == []
     assert flaws_of_witness(machine.witnessed(), accepted, kills=kills) == []
-    assert in_the_file(machine) == log
+    if machine.broker.startswith("sqlite:"):
+        assert in_the_file(machine.broker) == log
+    else:
+        for queue, reader in logs.items():
+            assert is_within(reader.events, on_the_server(machine.broker, queue))
     for reader in load.readers:
         assert flaws_of_stream(reader.events, [event for event in log if event["queue"] in reader.queues]) == [], reader
         assert reader.resets == []
@@ -27,11 +41,38 @@ async def pronounce(machine, load, port, *, kills):
     assert await counted(port) == {"succeeded": len(accepted)}
 
 
-def in_the_file(machine):
+def in_the_file(broker):
     """The log as SQLite has it, queue by queue."""
-    with closing(sqlite3.connect(f"file:{machine.database}?mode=ro", uri=True)) as db:
+    with closing(sqlite3.connect(f"file:{urlsplit(broker).path[1:]}?mode=ro", uri=True)) as db:
         rows = db.execute("SELECT queue, body FROM events ORDER BY offset").fetchall()
     return [json.loads(body) for queue in QUEUES for name, body in rows if name == queue]
+
+
+def on_the_server(broker, queue):
+    """The log as RabbitMQ has it, with what was written twice and what every reader refuses."""
+    connection = pika.BlockingConnection(pika.URLParameters(broker))
+    channel = connection.channel()
+    channel.basic_qos(prefetch_count=PREFETCH)
+    read = []
+
+    def take(channel, method, properties, body):
+        channel.basic_ack(method.delivery_tag)
+        read.append((properties.message_id, body))
+
+    stream, end = f"_qc.events.{queue}", secrets.token_hex(8)
+    channel.basic_consume(stream, take, arguments={"x-stream-offset": "first"})
+    channel.basic_publish("", stream, b"", pika.BasicProperties(message_id=end), mandatory=True)
+    while end not in (id for id, _ in read):
+        connection.process_data_events(SECONDS)
+    with suppress(pika.exceptions.AMQPError):  # it gives back what came behind, and a stream does not take that
+        connection.close()
+    return [json.loads(line) for _, body in read for line in body.splitlines()]
+
+
+def is_within(wanted, events):
+    """All of it, in this order, whatever else there is."""
+    rest = iter(events)
+    return all(event in rest for event in wanted)
 
 
 async def counted(port):

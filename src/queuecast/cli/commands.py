@@ -78,6 +78,8 @@ def queuecast(
 @commands.command()
 def demo(
     folder: Annotated[Path, Option(help="Where its database, samples and results live.")] = Path("queuecast-demo"),
+    *,
+    broker: Annotated[str | None, Option(help="The URL of a broker, instead of the database.")] = None,
     host: Host = None,
     port: Port = None,
     insecure: Insecure = None,
@@ -94,9 +96,11 @@ def demo(
     from .serving import refuse_exposure, run_demo, worker_child
     from .working import run_in_loop
 
+    if broker is not None:
+        qc.use(broker)
     refuse_exposure(qc, settings)
     samples.prepare()
-    run_in_loop(run_demo(qc, settings, worker_child("queuecast.demo.app:qc", settings, None)))
+    run_in_loop(run_demo(qc, settings, worker_child("queuecast.demo.app:qc", settings, broker)))
 
 
 @commands.command()
@@ -342,8 +346,9 @@ def _serving(**flags: Any) -> Settings:
     settings = _settings(**flags)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     if settings.log_level == "info":
-        # What it has to say of starting and stopping we say ourselves.
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        # What they have to say of starting and stopping, and of every channel, we say ourselves.
+        for library in ("uvicorn", "pika"):
+            logging.getLogger(library).setLevel(logging.WARNING)
     return settings
 
 

@@ -138,7 +138,9 @@ class Driver(ABC):
 
     @abstractmethod
     async def bounds(self, log: str) -> Bounds:
-        """Of `last` it is only said that whatever was durable before this call is not beyond it.
+        """`first` is where that begins which was not trimmed; there may be no event at it.
+
+        Of `last` it is only said that whatever was durable before this call is not beyond it.
 
         A reader that is following the log, or begins to, gets a page with `upto` at `last` or beyond.
         """

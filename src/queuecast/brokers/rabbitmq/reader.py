@@ -103,7 +103,7 @@ def _number(arrived: list[Piece], token: str) -> int:
 async def bounds(link: Link, publisher: Publisher, stream: str) -> Bounds:
     """Where a log begins and ends. Raises `BrokerUnavailable`."""
     end = await _end(link, publisher, stream)
-    return Bounds(await _first_event(link, stream, end), entry.before(end), None)
+    return Bounds(entry.first_of(await _first_place(link, stream)), entry.before(end), None)
 
 
 async def _end(link: Link, publisher: Publisher, stream: str) -> int:
@@ -132,14 +132,11 @@ async def _mark(feed: Feed, publisher: Publisher, stream: str) -> int:
                 return piece.place
 
 
-async def _first_event(link: Link, stream: str, end: int) -> int:
-    """The offset of the first event before an entry, or of that entry's where there is none."""
+async def _first_place(link: Link, stream: str) -> int:
+    """Of a log that has an entry. Whether it holds events does not matter: none has been trimmed that lay after it."""
     feed = await Feed.open(link, stream, "first")
     try:
-        while True:
-            for piece in await _some(feed):
-                if piece.body or piece.place >= end:
-                    return entry.first_of(min(piece.place, end))
+        return (await _some(feed))[0].place
     finally:
         await feed.close()
 
