@@ -14,7 +14,8 @@ ANSWERS = "order-answers"
 prices = [float(price) for price in sys.argv[1:]]
 correlation_id = str(uuid.uuid4())
 
-AdminClient(KAFKA).create_topics([NewTopic(ANSWERS, 1)])[ANSWERS].exception()  # it may be there
+admin = AdminClient(KAFKA)
+admin.create_topics([NewTopic(ANSWERS, 1)])[ANSWERS].exception()  # it may be there
 
 consumer = Consumer(KAFKA | {"group.id": "producers"})
 consumer.assign([TopicPartition(ANSWERS, 0, OFFSET_BEGINNING)])  # everybody's answers are there
