@@ -29,3 +29,11 @@ class TestKafka(BrokerContract):
             return broker
 
         return open_broker
+
+    @pytest.fixture
+    def open_fresh(self, open_broker):
+        async def open_fresh(retention: Retention) -> Broker:
+            cleaned_kafka(need_kafka(), [QUEUE, OTHER])
+            return await open_broker(retention)
+
+        return open_fresh

@@ -16,7 +16,7 @@ from contextlib import suppress
 from math import inf
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from ...errors import BrokerError, BrokerUnavailable
@@ -82,6 +82,7 @@ class Member:
             "queued.max.messages.kbytes": BUFFER_KB,
             "fetch.queue.backoff.ms": 10,
             "allow.auto.create.topics": False,
+            "on_commit": self._look_at_commit,
             "logger": logger,
         }
         self._watermarks = watermarks
@@ -94,6 +95,8 @@ class Member:
         self._intakes: list[KafkaIntake] = []
         self._timer: asyncio.TimerHandle | None = None
         self._consumer: Consumer | None = None
+        self._moves = 0
+        """How often partitions came or went."""
         self._commits: dict[int, Commit] = {}
         """What the group was told last of each partition."""
         self._kept: dict[int, Commit] = {}
@@ -229,8 +232,13 @@ class Member:
         while not self._closing:
             first = consumer.poll(POLL_SECONDS)
             if first is not None:
+                moves = self._moves
                 # Not all at once: `consume` waits for as many as it was asked for.
-                self._receive(consumer, [first, *consumer.consume(BATCH, 0)])
+                messages = [first, *consumer.consume(BATCH, 0)]
+                if moves == self._moves:
+                    self._receive(consumer, messages)
+                else:
+                    self._read_again(consumer)
             self._resume(consumer)
             if time.monotonic() >= committed_at + COMMIT_SECONDS:
                 self._commit(consumer, self._changed(), asynchronous=True)
@@ -254,6 +262,13 @@ class Member:
                         consumer.pause([TopicPartition(self._topic, number)])
         self._call(self._deal)
 
+    def _read_again(self, consumer: Consumer) -> None:
+        """Of what has just arrived some may be from before a partition went and came back: it would seem that what lies
+        between was passed over, and that would count as finished.
+        """
+        for share in self._shares.values():
+            consumer.seek(TopicPartition(self._topic, share.number, share.next))
+
     def _resume(self, consumer: Consumer) -> None:
         with self._lock:
             ready = [share for share in self._shares.values() if share.is_paused and share.has_few]
@@ -276,8 +291,7 @@ class Member:
         if self._commit(consumer, [share]):
             return True
         share.reach = before
-        with suppress(KafkaException):
-            consumer.seek(TopicPartition(self._topic, share.number, messages[0].offset() or 0))
+        consumer.seek(TopicPartition(self._topic, share.number, share.next))
         time.sleep(POLL_SECONDS)
         return False
 
@@ -303,6 +317,14 @@ class Member:
             logger.debug("what is finished of %s is not committed: %s", self._topic, error)
             return False
 
+    def _look_at_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        """At one that was told later: what it did not tell is for the next one."""
+        if error is not None:
+            logger.debug("what is finished of %s is not committed: %s", self._topic, error)
+            with self._lock:
+                for share in self._of(partitions):
+                    share.is_changed = True
+
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         starts = []
         for number, commit in self._committed(consumer, partitions).items():
@@ -312,6 +334,7 @@ class Member:
             starts.append(TopicPartition(self._topic, number, share.finished.before))
             with self._lock:
                 self._shares[number] = share
+        self._moves += 1
         consumer.incremental_assign(starts)
 
     def _committed(self, consumer: Consumer, partitions: list[TopicPartition]) -> dict[int, Commit | None]:
@@ -343,6 +366,7 @@ class Member:
         return [share for each in partitions if (share := self._shares.get(each.partition)) is not None]
 
     def _give_up(self, shares: list[Share]) -> None:
+        self._moves += 1
         with self._lock:
             for share in shares:
                 share.is_gone = True

@@ -49,7 +49,8 @@ class Share:
         self.is_changed = False
         """More is finished than the last commit told."""
         self.is_paused = False
-        self._next = self.finished.before
+        self.next = self.finished.before
+        """The offset that is expected next from the server."""
         self._beyond = self.finished.before
         """The offset after the last that was handed out here."""
         self._waiting: list[tuple[float, int, Record]] = []
@@ -57,9 +58,9 @@ class Share:
 
     def take(self, record: Record) -> None:
         """From the server, in the order of the offsets."""
-        for missing in range(self._next, record.offset):
+        for missing in range(self.next, record.offset):
             self.finished.add(missing)  # No record has this offset: it ended a foreign program's transaction.
-        self._next = record.offset + 1
+        self.next = record.offset + 1
         if record.offset not in self.finished:
             self._push(record)
 
