@@ -18,7 +18,7 @@ class TestKafka(BrokerContract):
 
     @pytest.fixture
     def backend(self, url):
-        return Backend(url, deals_in_parts=True)
+        return Backend(url, atomic=False, deals_in_parts=True)
 
     @pytest.fixture
     def open_broker(self, url, cleanup):
