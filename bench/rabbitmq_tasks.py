@@ -16,8 +16,8 @@ from peers import amqp_tasks
 KINDS = ("classic", "quorum")
 SUBJECTS = tuple(map(Name, ("queuecast", "celery", "celery_confirms", "dramatiq", "dramatiq_confirms", "taskiq")))
 WORKERS = {
-    "celery": {f"prefetch_{n}": amqp_tasks.celery(n) for n in (4, 100)},
-    "dramatiq": {f"threads_{n}": amqp_tasks.dramatiq(n) for n in (1, 8)},
+    "celery": {f"prefetch_{n}": amqp_tasks.celery(n) for n in (100,)},
+    "dramatiq": {f"threads_{n}": amqp_tasks.dramatiq(n) for n in (8,)},
     "taskiq": {f"tasks_{n}": amqp_tasks.taskiq(n) for n in (200,)},
 }
 

@@ -68,6 +68,8 @@ def _dramatiq(tasks: int) -> None:
 
     for _ in range(tasks):
         noop.send()
+    if tasks > 1:
+        noop.broker.close()  # else the last ones may not have left the process
 
 
 def _taskiq(tasks: int) -> None:

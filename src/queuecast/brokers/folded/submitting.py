@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from ...codec import decode_event, encode_event, encode_task
@@ -27,7 +28,7 @@ PLACE_SECONDS: Final = 60.0
 
 
 class _Place(NamedTuple):
-    cursor: Cursor
+    cursor: asyncio.Future[Cursor]
     asked_at: float
 
 
@@ -147,8 +148,14 @@ class Submitting:
         now = time.monotonic()
         place = self._places.get(queue)
         if place is None or place.asked_at < now - PLACE_SECONDS:
-            place = self._places[queue] = _Place(await self._driver.recent(queue), now)
-        return place.cursor
+            # One question for all who submit meanwhile: the server answers it in milliseconds, not microseconds.
+            place = self._places[queue] = _Place(asyncio.ensure_future(self._driver.recent(queue)), now)
+            place.cursor.add_done_callback(partial(self._forget_failed, queue, place))
+        return await asyncio.shield(place.cursor)
+
+    def _forget_failed(self, queue: str, place: _Place, answer: asyncio.Future[Cursor]) -> None:
+        if (answer.cancelled() or answer.exception() is not None) and self._places.get(queue) is place:
+            del self._places[queue]
 
 
 def _receipt(event: TaskEvent, place: Cursor) -> Receipt:

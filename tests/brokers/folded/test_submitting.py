@@ -1,0 +1,42 @@
+"""Where a submitter's place in the log comes from."""
+
+import asyncio
+
+import pytest
+
+from queuecast.errors import BrokerUnavailable
+
+from ..making import new_task
+
+
+async def test_many_who_submit_at_once_ask_for_the_log_s_end_once(connect, monkeypatch):
+    broker = await connect()
+    asked = 0
+    recent = broker._writing.driver.recent
+
+    async def counted(log):
+        nonlocal asked
+        asked += 1
+        return await recent(log)
+
+    monkeypatch.setattr(broker._writing.driver, "recent", counted)
+    answers = await asyncio.gather(*(broker.submit([new_task()]) for _ in range(100)))
+    assert len({receipt.id for [receipt] in answers}) == 100
+    assert asked == 1
+
+
+async def test_a_question_that_failed_is_asked_again(connect, monkeypatch):
+    broker = await connect()
+    driver = broker._writing.driver
+    recent = driver.recent
+
+    async def failing(log):
+        raise BrokerUnavailable("not now")
+
+    monkeypatch.setattr(driver, "recent", failing)
+    for _ in range(2):
+        with pytest.raises(BrokerUnavailable):
+            await broker.submit([new_task()])
+    monkeypatch.setattr(driver, "recent", recent)
+    [receipt] = await broker.submit([task := new_task()])
+    assert receipt.id == task.id
