@@ -29,8 +29,8 @@ POLL_SECONDS: Final = 0.1
 NAMED_SECONDS: Final = 5.0
 """Seconds for which a topic that the cluster does not know is asked for again, as it may just have been made."""
 
-LINGER_MS: Final = 0
-"""Milliseconds that a record waits for others. While one batch is on its way, the next one gathers anyway."""
+LINGER_MS: Final = 0.5
+"""Milliseconds that a record waits for others: without it, tasks spread over partitions travel nearly one by one."""
 
 
 class Letter(NamedTuple):
