@@ -70,7 +70,13 @@ def rabbitmq(request):
         yield url
 
 
-NEED_RABBITMQ = ("brokers/rabbitmq/", "brokers/test_rabbitmq.py", "servers/", "system/test_classic.py")
+NEED_RABBITMQ = (
+    "brokers/rabbitmq/",
+    "brokers/test_rabbitmq.py",
+    "servers/",
+    "system/test_classic.py",
+    "system/test_server_faults.py",
+)
 """Where the tests are that want RabbitMQ servers: `make test-rabbitmq`."""
 
 
