@@ -71,7 +71,13 @@ def rabbitmq(request):
 
 
 WANT_SERVERS = {
-    "rabbitmq": ("brokers/rabbitmq/", "brokers/test_rabbitmq.py", "servers/", "system/test_classic.py"),
+    "rabbitmq": (
+        "brokers/rabbitmq/",
+        "brokers/test_rabbitmq.py",
+        "servers/",
+        "system/test_classic.py",
+        "system/test_server_faults.py",
+    ),
     "kafka": ("brokers/kafka/", "brokers/test_kafka.py"),
 }
 """Where the tests are that want servers: `make test-rabbitmq`, `make test-kafka`."""

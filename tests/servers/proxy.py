@@ -59,6 +59,10 @@ class Proxy:
         """Until something has come that `stall` holds back."""
         assert self._gates[way].wait_held(), f"nothing came that was going {way.value}"
 
+    def pass_on(self, way):
+        """What `stall` holds back in this direction, and all that comes."""
+        self._gates[way].open()
+
     def refuse(self):
         """End every connection, and let no new one in: nobody listens."""
         if self._listening:

@@ -20,6 +20,10 @@ CTL_SECONDS = 90
 """A failure bound for one call of rabbitmqctl."""
 
 
+STREAMS = "rabbit_stream_coordinator"
+"""What stands for all streams of a node among the names of what is replicated."""
+
+
 class RabbitNode:
     """A node on free ports, with all it has in `folder`; it runs within `with`, and never longer than this process.
 
@@ -115,6 +119,17 @@ class RabbitNode:
         )
         assert done.returncode == 0, f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def has_written_down(self, name):
+        """Wait until it knows this quorum queue, or its streams (`STREAMS`), after a kill as well.
+
+        Until then, a second at most, 3.10.8 forgets for good that it has it.
+        """
+        wait_until(
+            lambda: any(name.encode() in path.read_bytes() for path in self.folder.rglob("names.dets")),
+            f"{self} has not written down that it has {name}",
+            seconds=END_SECONDS,
+        )
 
     def join(self, other):
         """Become a member of the other's cluster, and forget what it has itself."""

@@ -121,6 +121,8 @@ class Machine:
     def __init__(self, folder, broker):
         self.folder = folder
         self.broker = broker
+        self.server = broker
+        """Where the judge finds it, whatever lies between it and the processes."""
         self.witness = folder / "witness"
         self._processes = []
 
@@ -129,8 +131,10 @@ class Machine:
         arguments = ("gateway", *named, "--port", port, "--workers", workers)
         return self.start("gateway", "queuecast", *arguments, ready="listening on")
 
-    def worker(self, *, concurrency=3, application=APPLICATION):
-        return self.start("worker", "queuecast", "worker", application, "--concurrency", concurrency, ready="is ready")
+    def worker(self, *, concurrency=3, application=APPLICATION, broker=None):
+        elsewhere = ["--broker", broker] if broker else []
+        arguments = ("worker", application, "--concurrency", concurrency, *elsewhere)
+        return self.start("worker", "queuecast", *arguments, ready="is ready")
 
     def demo(self, port):
         arguments = ("demo", "--port", port, "--folder", self.folder, "--broker", self.broker)

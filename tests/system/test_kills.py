@@ -1,14 +1,12 @@
 """kill -9 of the gateway, of the worker and of both, again and again, under a steady submission of every kind."""
 
-import asyncio
 import random
 import time
-from collections import Counter
 
 import pytest
-from servers.ports import free_port
 
-from .client import Gateways, Work, request, unread
+from .client import Work, request, unread
+from .halves import Halves
 from .load import SOAK_SECONDS, Load
 from .verdict import pronounce
 
@@ -24,32 +22,6 @@ ROUND = (
 """What is killed at one moment; the next kill may come while the last one is still being recovered from."""
 
 MANY_EVENTS = 60
-
-
-class Halves:
-    """A gateway and a worker that come and go; clients know only whether there is a gateway."""
-
-    def __init__(self, machine):
-        self.gateways = Gateways()
-        self.port = free_port()
-        self.kills = Counter()
-        self._machine = machine
-        self._halves = {}
-
-    async def start(self, *names):
-        for name in names:
-            start = {"gateway": lambda: self._machine.gateway(self.port), "worker": self._machine.worker}[name]
-            self._halves[name] = start()
-        if "gateway" in names:
-            await asyncio.to_thread(self._halves["gateway"].ready)
-            self.gateways.up(self.port)
-
-    def kill(self, *names):
-        for name in names:
-            self._halves[name].kill()
-            self.kills[name] += 1
-        if "gateway" in names:
-            self.gateways.down(self.port)
 
 
 @pytest.mark.bound(120 + 2 * SOAK_SECONDS)

@@ -6,13 +6,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from servers.proxy import Proxy, Way
-from servers.rabbitmq import RabbitNode
+from servers.rabbitmq import STREAMS, RabbitNode
 
 from queuecast.brokers import Retention
 from queuecast.brokers.rabbitmq import RabbitDriver, link, publisher
 from queuecast.errors import BrokerError, BrokerUnavailable, ConfigurationError, OutcomeUnknown, ResetRequired
 
-from .steps import START, bodies, message, parcels, read, take, until
+from .steps import START, bodies, message, parcels, read, take
 
 
 @pytest.fixture
@@ -339,11 +339,6 @@ async def until_put(driver, queue, id):
             await asyncio.sleep(0.1)
 
 
-def has_kept_its_streams(node):
-    """A node that is killed within a second of its first stream forgets that it has any, for good (seen on 3.10.8)."""
-    return any(b"rabbit_stream_coordinator" in path.read_bytes() for path in node.folder.rglob("names.dets"))
-
-
 @pytest.fixture
 def name_on(open_driver):
     """A driver on a node of the test's own, and a queue's name there."""
@@ -351,7 +346,7 @@ def name_on(open_driver):
     async def name_on(node):
         driver = await open_driver(node.url)
         await driver.declare("tasks", None)
-        await until(lambda: has_kept_its_streams(node), "the node did not write down that it has streams")
+        await asyncio.to_thread(node.has_written_down, STREAMS)
         return driver, "tasks"
 
     return name_on
