@@ -74,8 +74,8 @@ class ControlLog:
     async def caught_up(self) -> None:
         """Returns when everything that was posted before this call is known. Raises `BrokerError`."""
         await self.start()
-        end = (await self._driver.bounds(CONTROL)).last
-        await self._until(lambda: self._upto >= end)
+        bounds = await self._driver.bounds(CONTROL)
+        await self._until(lambda: self._upto >= bounds.last and self._identity == bounds.identity)
 
     async def stop(self) -> None:
         self._closed = True

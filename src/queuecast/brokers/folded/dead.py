@@ -78,14 +78,21 @@ class DeadLetters:
                 async with asyncio.timeout(READ_SECONDS):
                     await self._read_on()
                     offset = self._known.get((queue, id))
-                    return None if offset is None else await self._letter(offset)
+                    letter = None if offset is None else await self._letter(offset)
             except TimeoutError as error:
                 raise BrokerUnavailable("the dead letters cannot be read") from error
             except ResetRequired:
                 # It is another log, or this one was trimmed beyond where we were: begin anew the next time.
-                self._known.clear()
-                self._place = None
-                return None
+                letter = None
+                self._forget()
+            if letter is not None and (letter.queue, letter.id) != (queue, id):
+                letter = None
+                self._forget()  # another log, that has no name of its own
+            return None if letter is None else letter.task
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._place = None
 
     async def _read_on(self) -> None:
         bounds = await self._driver.bounds(DEAD)
@@ -103,13 +110,13 @@ class DeadLetters:
         while len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
 
-    async def _letter(self, offset: int) -> Task | None:
+    async def _letter(self, offset: int) -> DeadLetter | None:
         assert self._place is not None, "it was found there"
         async with aclosing(self._driver.read(DEAD, self._place._replace(offset=offset - 1))) as pages:
             async for page in pages:
                 for entry in page.entries:
                     if entry.offset == offset:
-                        return _decode(entry.body).task
+                        return _decode(entry.body)
                     if entry.offset > offset:
                         return None
         return None
