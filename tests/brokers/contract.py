@@ -941,12 +941,14 @@ class Bounding(Suite):
         bounds = await (await connect()).bounds(QUEUE)
         assert bounds.first > bounds.last
 
-    async def test_the_bounds_are_the_first_and_the_last_event(self, connect):
+    async def test_the_bounds_are_the_first_and_the_last_event(self, connect, backend):
         broker = await connect()
         await broker.submit(new_tasks(5))
         bounds = await broker.bounds(QUEUE)
         entries = await entries_of(broker)
-        assert (bounds.first, bounds.last) == (entries[0].offset, entries[-1].offset)
+        assert bounds.last == entries[-1].offset
+        # A server's log may begin with what is no event.
+        assert bounds.first == entries[0].offset if backend.atomic else bounds.first <= entries[0].offset
 
     async def test_a_log_keeps_its_identity_and_its_bounds(self, connect, backend):
         broker = await connect()

@@ -121,7 +121,7 @@ class Machine:
     def __init__(self, folder, broker):
         self.folder = folder
         self.broker = broker
-        self.server = broker
+        self.judged = broker
         """Where the judge finds it, whatever lies between it and the processes."""
         self.witness = folder / "witness"
         self._processes = []

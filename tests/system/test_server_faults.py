@@ -50,7 +50,7 @@ def node(tmp_path):
 @pytest.fixture
 def machine(node, tmp_path):
     machine = Machine(tmp_path, f"{node.url}?heartbeat=2")
-    machine.server = node.url
+    machine.judged = node.url
     yield machine
     machine.clean_up()
 
@@ -266,7 +266,7 @@ async def test_a_cluster_whose_leader_is_killed_goes_on_by_itself(tmp_path):
             other.join(node)
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in (node, *others))
         machine = Machine(tmp_path, f"amqp://guest:guest@{hosts}/?type=quorum&heartbeat=2")
-        machine.server = others[0].url
+        machine.judged = others[0].url
         stack.callback(machine.clean_up)
         halves = Halves(machine)
         await halves.start("gateway", "worker")  # connected to the first, which so leads all that they declare

@@ -29,11 +29,11 @@ async def pronounce(machine, load, port, *, kills, refusals=()):
     assert {answer.body["type"].rpartition(":")[2] for answer in load.submitter.refusals} <= set(refusals)
     assert flaws_of_log(log, accepted) == []
     assert flaws_of_witness(machine.witnessed(), accepted, kills=kills) == []
-    if machine.server.startswith("sqlite:"):
-        assert in_the_file(machine.server) == log
+    if machine.judged.startswith("sqlite:"):
+        assert in_the_file(machine.judged) == log
     else:
         for queue, reader in logs.items():
-            assert is_within(reader.events, on_the_server(machine.server, queue))
+            assert is_within(reader.events, on_the_server(machine.judged, queue))
     for reader in load.readers:
         assert flaws_of_stream(reader.events, [event for event in log if event["queue"] in reader.queues]) == [], reader
         assert reader.resets == []

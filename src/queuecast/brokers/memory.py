@@ -36,6 +36,7 @@ from .base import (
     Status,
     snapshot_of,
 )
+from .futures import done, failed
 
 READ_BATCH = 1_000
 """Entries handed to a reader at once; the next batch follows when it asks."""
@@ -384,12 +385,8 @@ class MemoryDelivery(Delivery):
 
 def _done(work: Callable[[], None]) -> Awaitable[None]:
     """Do it now; what it raises is raised where this is awaited."""
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     try:
         work()
     except QueuecastError as error:
-        future.set_exception(error)
-        future.exception()  # looked at, so that nobody calls it unseen where it is never awaited
-    else:
-        future.set_result(None)
-    return future
+        return failed(error)
+    return done()

@@ -16,6 +16,7 @@ from ...event import Event, ResultEvent
 from ...task import State as TaskState
 from ...task import Task
 from ..base import CONTROL, Bounds, Broker, Consumer, Entry, External, OnLost, Receipt, Retention, Status
+from ..futures import done, failed
 from .admission import Admission
 from .consumer import FoldedConsumer
 from .control import ControlLog
@@ -105,7 +106,7 @@ class FoldedBroker(Broker):
             if isinstance(event, ResultEvent) and event.run is None
         ]
         if not endings:
-            return self._write(queue, bodies) if bodies else _done()
+            return self._write(queue, bodies) if bodies else done()
         # Workers hear of it as well: whoever is handed such a task from then on does not begin it.
         return asyncio.gather(
             self._write(CONTROL, endings),
@@ -175,7 +176,7 @@ class FoldedBroker(Broker):
             self._check()
             return work()
         except QueuecastError as error:
-            return _failed(error)
+            return failed(error)
 
     async def _log(self, name: str) -> ControlLog | Projection:
         """What this process has read of a log."""
@@ -243,16 +244,3 @@ class FoldedBroker(Broker):
 
 async def _shown_by(follower: ControlLog | Projection, appended: asyncio.Future[int]) -> None:
     await follower.includes(await appended)
-
-
-def _done() -> Awaitable[object]:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    future.set_result(None)
-    return future
-
-
-def _failed(error: Exception) -> Awaitable[object]:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    future.set_exception(error)
-    future.exception()  # looked at, so that nobody calls it unseen where it is never awaited
-    return future

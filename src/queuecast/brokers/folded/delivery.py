@@ -12,6 +12,7 @@ from ...errors import BrokerUnavailable, QueuecastError
 from ...event import ErrorInfo, Event, ResultEvent, ended
 from ...lifecycle import Record, apply
 from ..base import EXPIRED, Delivery
+from ..futures import done, failed, seen
 from .admission import Admitted, is_expired
 from .driver import Handed, Parcel
 from .lease import Lease, is_long
@@ -156,9 +157,9 @@ class FoldedDelivery(Delivery):
         try:
             bodies = _encoded(events)
             self._fold(events)
-            return self._writing.append(self.task.queue, bodies) if bodies else _done()
+            return self._writing.append(self.task.queue, bodies) if bodies else done()
         except QueuecastError as error:
-            return _failed(error)
+            return failed(error)
 
     def _fold(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -194,28 +195,10 @@ class FoldedDelivery(Delivery):
 
     def _do(self, steps: Coroutine[Any, Any, None]) -> Awaitable[object]:
         task = asyncio.ensure_future(steps)
-        task.add_done_callback(_seen)
+        task.add_done_callback(seen)
         return task
 
 
 def _encoded(events: Sequence[Event]) -> list[bytes]:
     """Raises `TooLarge`, before anything is written."""
     return [encode_event(event) for event in events]
-
-
-def _done() -> Awaitable[object]:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    future.set_result(None)
-    return future
-
-
-def _failed(error: Exception) -> Awaitable[object]:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    future.set_exception(error)
-    future.exception()  # looked at, so that nobody calls it unseen where it is never awaited
-    return future
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()

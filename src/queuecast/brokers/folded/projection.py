@@ -283,7 +283,10 @@ class Projection:
         bounds = self.bounds()
         if bounds.last < bounds.first:
             return beginning(bounds.identity, bounds.last)
-        return cursor_at(bounds.identity, bounds.last, await self.at(bounds.last))
+        try:
+            return cursor_at(bounds.identity, bounds.last, await self.at(bounds.last))
+        except ResetRequired:  # trimmed meanwhile
+            return beginning(bounds.identity, bounds.last)
 
     def recent(self, count: int) -> int:
         """An offset after which about so many events are shown: that of an event, or just before the first."""

@@ -15,12 +15,12 @@ from typing import Final, NamedTuple
 
 from ...codec import decode_event, encode_event, encode_task
 from ...cursor import Cursor, cursor_at
-from ...errors import KeyReused
+from ...errors import KeyReused, ResetRequired
 from ...event import TaskEvent, submitted
 from ...task import Task, fingerprint, is_keyed, same_work
 from ..base import External, Receipt
 from .driver import Driver, Parcel
-from .projection import Projection
+from .projection import Known, Projection
 from .wire import Message, pack
 
 PLACE_SECONDS: Final = 60.0
@@ -129,8 +129,14 @@ class Submitting:
     async def _exact(self, projection: Projection, event: TaskEvent, before: Cursor) -> Receipt:
         """Told by the fold: whose first event it took, and where that is."""
         known = await projection.known(event.id)
-        if known is None:
-            return _receipt(event, before)  # Trimmed already, or refused for being forged: nothing more is known.
+        try:
+            if known is not None:
+                return await self._told(projection, event, known)
+        except ResetRequired:
+            pass
+        return _receipt(event, before)  # Trimmed already, or refused for being forged: nothing more is known.
+
+    async def _told(self, projection: Projection, event: TaskEvent, known: Known) -> Receipt:
         if event.task.fingerprint is not None and known.fingerprint != event.task.fingerprint:
             status = await projection.status(event.id)
             if status is not None:

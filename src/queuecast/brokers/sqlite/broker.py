@@ -18,10 +18,11 @@ from ...errors import BrokerUnavailable, ConfigurationError, QueuecastError
 from ...event import Event, submitted
 from ...task import State, Task
 from ..base import Bounds, Broker, Consumer, Entry, External, OnLost, Receipt, Retention, Status
+from ..futures import failed
 from . import reads
 from .database import new_token, translated
 from .deliveries import Holdings, LocalConsumer
-from .desk import answer, failed
+from .desk import answer
 from .operations import Append, Declare, Operation, Post, Settle, Submission, Submit
 from .peers import decode
 from .place import Place

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, Protocol
 from ...errors import BrokerError, BrokerUnavailable
 from ...event import Event
 from ..base import Consumer, Delivery, OnLost
+from ..futures import seen
 from .demand import Delivered
 from .operations import Claim, Disown, Leave, Operation, Report, Settle, Taker, Want
 
@@ -161,7 +162,7 @@ class Holdings:
         self._consumers.discard(consumer)
         steps = [self._hand(Leave, consumer), *map(asyncio.ensure_future, _released(consumer.leave()))]
         for step in steps:
-            step.add_done_callback(_seen)
+            step.add_done_callback(seen)
         return steps
 
     def give_back(self, consumer: LocalConsumer) -> list[Awaitable[object]]:
@@ -174,7 +175,7 @@ class Holdings:
         for consumer in {*self._consumers, *(delivery.consumer for delivery in self._held.values())}:
             consumer.stop()
             for given_back in self.give_back(consumer):
-                asyncio.ensure_future(given_back).add_done_callback(_seen)
+                asyncio.ensure_future(given_back).add_done_callback(seen)
             consumer.end(BrokerUnavailable(reason))
 
     def lose(self, reason: str) -> None:
@@ -190,7 +191,7 @@ class Holdings:
             delivery = SQLiteDelivery(delivered, self._hand)
             self._held[delivery.claim] = delivery
             if delivery.consumer.left:
-                asyncio.ensure_future(delivery.release()).add_done_callback(_seen)
+                asyncio.ensure_future(delivery.release()).add_done_callback(seen)
             else:
                 delivery.consumer.put(delivery)
 
@@ -211,18 +212,12 @@ class Holdings:
                 asyncio.get_running_loop().call_soon(delivery.consumer.on_lost, delivery)
         unknown = ours - self._held.keys()
         if unknown:
-            self._hand(Disown, tuple(unknown)).add_done_callback(_seen)
+            self._hand(Disown, tuple(unknown)).add_done_callback(seen)
 
     def _make_room(self, consumer: Taker) -> None:
         if consumer in self._consumers:
-            self._hand(Want, consumer, 1).add_done_callback(_seen)
+            self._hand(Want, consumer, 1).add_done_callback(seen)
 
 
 def _released(deliveries: Iterable[Delivery]) -> list[Awaitable[object]]:
     return [delivery.release() for delivery in deliveries]
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    """Of what nobody awaits: its failure is no surprise to anyone, the next renewal repairs it."""
-    if not future.cancelled():
-        future.exception()

@@ -138,11 +138,3 @@ def answer(operation: Operation, result: Any) -> None:
         future.set_exception(result)
     else:
         future.set_result(result)
-
-
-def failed(error: Exception) -> asyncio.Future[Any]:
-    """In the event loop: a future that raises this where it is awaited."""
-    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    future.set_exception(error)
-    future.exception()  # looked at, so that nobody calls it unseen where it is never awaited
-    return future
