@@ -35,6 +35,7 @@ class Stack:
 
 SUBJECTS = (
     Stack("queuecast", ours.task_gateway),
+    Stack("queuecast_rabbitmq", ours.task_gateway_rabbitmq),
     Stack("fastapi_celery_rabbitmq_redis", celery_stack.gateway),
 )
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.request import urlopen
 
-from lib import callers, counted, proc
+from lib import callers, counted, proc, rabbitmq
 from lib.subject import Event, Server, post
 
 APPS = str(proc.BENCH / "ours_apps.py")
@@ -147,12 +147,23 @@ def rabbitmq_tasks(folder: Path, url: str, tasks: int) -> dict[str, float]:
     return {"submitted_per_s": tasks / submitted, **figures, "trail_per_s": tasks / trail}
 
 
-@contextlib.contextmanager
-def task_gateway(folder: Path) -> Iterator[int]:
+def task_gateway(folder: Path) -> AbstractContextManager[int]:
     """A gateway with a worker as its child, on a SQLite file with FULL sync. For latency."""
+    return _run(folder, f"sqlite:///{folder / 'tasks.db'}")
+
+
+@contextlib.contextmanager
+def task_gateway_rabbitmq(folder: Path) -> Iterator[int]:
+    """The same on a fresh RabbitMQ node. For latency."""
+    proc.need("pika")
+    with rabbitmq.node(folder, None) as url, _run(folder, f"{url}?state={folder / 'state'}") as port:
+        yield port
+
+
+@contextlib.contextmanager
+def _run(folder: Path, url: str) -> Iterator[int]:
     proc.need("queuecast")
     port = proc.free_port()
-    url = f"sqlite:///{folder / 'tasks.db'}"
     with (
         _command(folder, "run", "ours_apps:qc", "--port", str(port), cpu=None, url=url) as process,
         _ready(port, process),
