@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from queuecast.errors import BrokerUnavailable
+from queuecast.brokers.folded.projection import Projection
+from queuecast.errors import BrokerUnavailable, ResetRequired
 
-from ..making import new_task
+from ..making import QUEUE, new_task
 
 
 async def test_many_who_submit_at_once_ask_for_the_log_s_end_once(connect, monkeypatch):
@@ -40,3 +41,15 @@ async def test_a_question_that_failed_is_asked_again(connect, monkeypatch):
     monkeypatch.setattr(driver, "recent", recent)
     [receipt] = await broker.submit([task := new_task()])
     assert receipt.id == task.id
+
+
+async def test_a_submit_whose_first_event_is_trimmed_at_once_has_its_receipt(connect, monkeypatch):
+    broker = await connect()
+    await broker.bounds(QUEUE)  # from here on it follows the log
+
+    async def trimmed(self, offset):
+        raise ResetRequired("trimmed")
+
+    monkeypatch.setattr(Projection, "at", trimmed)
+    [receipt] = await broker.submit([task := new_task()])
+    assert (receipt.id, receipt.created) == (task.id, True)
