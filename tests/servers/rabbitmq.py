@@ -20,6 +20,12 @@ CTL_SECONDS = 90
 """A failure bound for one call of rabbitmqctl."""
 
 
+DEAD_LETTER_TIMEOUT = "dead_letter_worker_publisher_confirm_timeout 2000"
+"""Milliseconds after which a message that leaves a step of the ladder and was not confirmed is sent once more.
+
+It is three minutes elsewhere, for which no test waits.
+"""
+
 STREAMS = "rabbit_stream_coordinator"
 """What stands for all streams of a node among the names of what is replicated."""
 
@@ -43,6 +49,7 @@ class RabbitNode:
         cookie = (beside.folder / COOKIE).read_text() if beside else None
         prepare(folder, config, cookie)
         self._environment = environment(folder, self.name, self.ports)
+        self._environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] += f" -rabbit {DEAD_LETTER_TIMEOUT}"
 
     def __enter__(self):
         with self._ending as ending:

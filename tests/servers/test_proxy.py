@@ -122,7 +122,11 @@ def test_a_connection_for_which_there_is_no_server_ends(proxy):
         assert ask(client, b"before") == b"before"
         proxy.refuse()
         assert is_lost(client)
-        with connect(before) as late:
+        try:
+            late = connect(before)
+        except ConnectionResetError:
+            return  # it ended before the call came back
+        with late:
             assert is_lost(late)
 
 
