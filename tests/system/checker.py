@@ -16,7 +16,7 @@ def flaws_of_log(log, accepted):
         if id not in accepted:
             flaws.append(f"{id} was never submitted")
         elif not accepted[id].is_done_by(events):
-            flaws.append(f"{id} is not what was asked for, {accepted[id]}: {events[-1]}")
+            flaws.append(f"{id} is not what was asked for, {accepted[id]}: {events}")
     return flaws
 
 
