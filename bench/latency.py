@@ -2,16 +2,19 @@
 
 One request after the other, on one keep-alive connection; the stream is another. The usual stack
 (FastAPI, Celery on RabbitMQ, Redis pub/sub, sse-starlette) answers the same routes and bodies.
+Beside them is what RabbitMQ alone takes of it: a task's message to a plain worker and its answer
+back, and a message through a stream.
 Nothing is pinned here: an idle system lets each process run where it wakes fastest.
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +22,7 @@ from pathlib import Path
 
 import ours
 from lib import http_load, options, proc, report, subject, trials
-from peers import celery_stack
+from peers import celery_stack, raw_pika
 
 QUEUE = "noop"
 REQUEST = subject.post(f"/queues/{QUEUE}/tasks", b'{"name":"noop","args":{}}')
@@ -30,14 +33,7 @@ PATIENCE = 30.0  # seconds for one result; the first waits until the worker is t
 @dataclass(frozen=True)
 class Stack:
     name: str
-    start: Callable[[Path], AbstractContextManager[int]]  # yields the gateway's port
-
-
-SUBJECTS = (
-    Stack("queuecast", ours.task_gateway),
-    Stack("queuecast_rabbitmq", ours.task_gateway_rabbitmq),
-    Stack("fastapi_celery_rabbitmq_redis", celery_stack.gateway),
-)
+    start: Callable[[Path], AbstractContextManager[Callable[[], float]]]  # yields what runs one task, in ms
 
 
 class Client:
@@ -100,13 +96,29 @@ def _connect(port: int) -> socket.socket:
     return sock
 
 
+@contextlib.contextmanager
+def over_http(gateway: Callable[[Path], AbstractContextManager[int]], folder: Path) -> Iterator[Callable[[], float]]:
+    """`gateway` yields its port."""
+    with gateway(folder) as port, closing(Client(port)) as client:
+        yield client.run_task
+
+
+SUBJECTS = (
+    Stack("queuecast", partial(over_http, ours.task_gateway)),
+    Stack("queuecast_rabbitmq", partial(over_http, ours.task_gateway_rabbitmq)),
+    Stack("fastapi_celery_rabbitmq_redis", partial(over_http, celery_stack.gateway)),
+    Stack("pika_request_reply", raw_pika.request_reply),
+    Stack("pika_stream", raw_pika.stream),
+)
+
+
 def trial(stack: Stack, chosen: argparse.Namespace) -> trials.Figures:
-    with proc.workdir() as folder, stack.start(folder) as port, closing(Client(port)) as client:
+    with proc.workdir() as folder, stack.start(folder) as run_task:
         for _ in range(chosen.warmup):
-            client.run_task()
+            run_task()
         gc.disable()
         try:
-            took = [client.run_task() for _ in range(chosen.requests)]
+            took = [run_task() for _ in range(chosen.requests)]
         finally:
             gc.enable()
     return report.spread(took)

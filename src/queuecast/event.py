@@ -116,8 +116,11 @@ Head: TypeAlias = TaskHead | OutputHead | ResultHead
 """An event as far as the fold looks at it: the user's values stay unread (a third of the time)."""
 
 
-def submitted(task: Task) -> TaskEvent:
-    """The first event of a task: `scheduled` when its time lies ahead, else `queued`."""
+def submitted(task: Task, *, foreign: bool = False) -> TaskEvent:
+    """The first event of a task: `scheduled` when its time lies ahead, else `queued`.
+
+    It tells the work of a task whose id may come again with other work: a key's, or one that a foreign program gave.
+    """
     wait = (task.not_before or 0.0) - task.submitted_at
     info = TaskInfo(
         id=task.id,
@@ -126,7 +129,7 @@ def submitted(task: Task) -> TaskEvent:
         attempt=1,
         delay=wait if wait > 0 else None,
         expires_at=None if task.expires_at is None else timestamp(task.expires_at),
-        fingerprint=f"{fingerprint(task)}.{new_run_id()}" if is_keyed(task.id) else None,
+        fingerprint=f"{fingerprint(task)}.{new_run_id()}" if foreign or is_keyed(task.id) else None,
     )
     return TaskEvent(
         id=task.id,

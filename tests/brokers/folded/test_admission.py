@@ -12,7 +12,7 @@ from queuecast.brokers.folded.wire import ATTEMPT, EXPIRES_AT, Message, pack, pa
 from queuecast.control import CLOCK_SLACK, TaskEnded, encode_control
 from queuecast.errors import BrokerUnavailable
 from queuecast.event import submitted
-from queuecast.task import MAX_DEPTH, MAX_TASK_BYTES, timestamp
+from queuecast.task import MAX_DEPTH, MAX_TASK_BYTES, fingerprint, timestamp
 
 from ..making import QUEUE, Run, cancelled, new_task, new_tasks
 from ..steps import begin, consuming, finish, result_of, shown, story
@@ -268,6 +268,44 @@ class TestForeign:
         async with consuming(broker) as deliveries:
             first, second = await anext(deliveries), await anext(deliveries)
         assert first.task.id == second.task.id
+
+    async def test_its_first_event_tells_its_work(self, connect, server):
+        broker = await connect()
+        put(server, foreign(b'{"report":7}'))
+        async with consuming(broker) as deliveries:
+            delivery = await anext(deliveries)
+            run = await begin(delivery)
+            await delivery.ack(run.succeeded("done"))
+        first, *rest = await shown(broker, "foreign")
+        assert first.task.fingerprint.partition(".")[0] == fingerprint(delivery.task)
+        assert story([first, *rest]) == ["queued", "running", "succeeded"]
+
+    async def test_one_that_comes_again_after_its_end_is_answered_and_not_run(self, connect, server):
+        broker = await connect()
+        put(server, foreign(b'{"report":7}'))
+        async with consuming(broker) as deliveries:
+            delivery = await anext(deliveries)
+            run = await begin(delivery)
+            await delivery.ack(run.succeeded("done"))
+            put(server, foreign(b'{"report":7.0}', reply_to="amq.gen-1", correlation_id="7"))
+            await nothing_comes_before(broker, deliveries)
+        assert [answer.body for answer in server.replies["amq.gen-1"]] == [b'"done"']
+
+    async def test_an_id_that_comes_again_with_other_work_is_a_dead_letter(self, connect, server):
+        broker = await connect()
+        put(server, foreign(b'{"report":7}'))
+        async with consuming(broker) as deliveries:
+            delivery = await anext(deliveries)
+            run = await begin(delivery)
+            for _ in range(2):
+                put(server, foreign(b'{"report":8}', reply_to="amq.gen-1", correlation_id="8"))
+            await nothing_comes_before(broker, deliveries)
+            await delivery.ack(run.succeeded("done"))
+        first, second = letters(server)
+        assert (first["reason"], first["id"] != "foreign", first["id"]) == ("id-conflict", True, second["id"])
+        assert (await result_of(broker, first["id"])).error.type == "id-conflict"
+        assert (await result_of(broker, "foreign")).state == "succeeded"
+        assert [answer.headers for answer in server.replies["amq.gen-1"]] == [{"error": "id-conflict"}] * 2
 
     async def test_it_is_answered_with_the_result(self, connect, server):
         broker = await connect()

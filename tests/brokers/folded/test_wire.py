@@ -47,7 +47,7 @@ def test_a_task_is_read_as_it_was_written():
     )
     task = replace(task, reply_to="amq.gen-x", requeued_from="before")
     message = pack(task, attempt=4)
-    assert unpack(QUEUE, task.id, message, NOW) == (task, 4, None, False)
+    assert unpack(QUEUE, task.id, message, NOW) == (task, 4, None, False, False)
     assert id_of(QUEUE, message) == task.id
 
 

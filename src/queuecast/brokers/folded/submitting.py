@@ -157,7 +157,7 @@ class Submitting:
             # One question for all who submit meanwhile: the server answers it in milliseconds, not microseconds.
             place = self._places[queue] = _Place(asyncio.ensure_future(self._driver.recent(queue)), now)
             place.cursor.add_done_callback(partial(self._forget_failed, queue, place))
-        return await asyncio.shield(place.cursor)
+        return place.cursor.result() if place.cursor.done() else await asyncio.shield(place.cursor)
 
     def _forget_failed(self, queue: str, place: _Place, answer: asyncio.Future[Cursor]) -> None:
         if (answer.cancelled() or answer.exception() is not None) and self._places.get(queue) is place:

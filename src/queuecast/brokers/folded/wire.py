@@ -81,6 +81,8 @@ class Unpacked(NamedTuple):
     lease: LeaseMark | None = None
     is_copy: bool = False
     """A worker has put it back."""
+    is_foreign: bool = False
+    """It was put there by a program that knows nothing of us, which has given it its id."""
 
 
 def pack(task: Task, attempt: int = 1, *, replies: str | None = None) -> Message:
@@ -123,6 +125,11 @@ def id_of(queue: str, message: Message) -> str | None:
     known_by = [message.id] if message.id else [message.reply_to, message.correlation_id]
     if None in known_by:
         return None
+    return fresh_id(queue, *known_by)
+
+
+def fresh_id(queue: str, *known_by: str | None) -> str:
+    """Always the same for what is known by the same."""
     return hashlib.sha256(msgspec.json.encode([queue, *known_by])).hexdigest()[:32]
 
 
@@ -161,7 +168,7 @@ def unpack(queue: str, id: str, message: Message, now: float) -> Unpacked:
         requeued_from=_word(headers.get(REQUEUED_FROM)),
     )
     attempt = max(1, _count(headers.get(ATTEMPT), MAX_RETRIES + 1))
-    return Unpacked(task, attempt, _mark(headers.get(LEASE)), COPY in headers)
+    return Unpacked(task, attempt, _mark(headers.get(LEASE)), COPY in headers, SUBMITTED_AT not in headers)
 
 
 def _mark(value: Any) -> LeaseMark | None:
