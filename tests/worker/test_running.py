@@ -11,6 +11,7 @@ from working import Gate, story, until, working
 from queuecast import BrokerUnavailable, ConfigurationError, Context, Queuecast, TaskFailed
 from queuecast.brokers.memory import MemoryBroker, MemoryDelivery
 from queuecast.worker import Worker, run, worker
+from queuecast.worker.run import Run
 
 KINDS = ["async", "thread", "async generator", "generator"]
 
@@ -346,3 +347,23 @@ class TestAFailingBroker:
         async with working(app):
             assert await (await work.submit()).result() == 7
         assert failures == []
+
+
+async def test_a_defect_of_ours_gives_the_task_back(app, queue, monkeypatch):
+    @queue.task
+    async def double(number: int) -> int:
+        return 2 * number
+
+    met, call = [], Run._call
+
+    def defect(run):
+        met.append(run)
+        if len(met) == 1:
+            raise RuntimeError("an oversight")
+        return call(run)
+
+    monkeypatch.setattr(worker, "SETTLE_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(Run, "_call", defect)
+    async with working(app):
+        assert await (await double.submit(21)).result() == 42
+    assert len(met) == 2

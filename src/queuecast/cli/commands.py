@@ -347,8 +347,8 @@ def _serving(**flags: Any) -> Settings:
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     if settings.log_level == "info":
         # What they have to say of starting and stopping, and of every channel, we say ourselves.
-        for library in ("uvicorn", "pika"):
-            logging.getLogger(library).setLevel(logging.WARNING)
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        logging.getLogger("pika").setLevel(logging.CRITICAL)  # six lines for each connection that fails
     return settings
 
 

@@ -18,7 +18,7 @@ from ..errors import BrokerError, ConfigurationError
 from ..handler import Handler
 from .cancels import Cancels
 from .children import KILL_GRACE, Children
-from .run import Run
+from .run import SETTLE_AGAIN_SECONDS, Run
 from .runners import LoopRunner, ProcessRunner, Runner, ThreadRunner
 from .threads import Threads
 
@@ -152,6 +152,9 @@ class Worker:
             await run.perform()
         except Exception:
             logger.exception("%r met a defect of queuecast; it will be delivered again", run)
+            await asyncio.sleep(SETTLE_AGAIN_SECONDS)  # it may well do so each time
+            with suppress(BrokerError):
+                await run.delivery.release()
 
     def _cancel(self, queue: str, id: str) -> None:
         for run in self._runs.values():
