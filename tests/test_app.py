@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Collection
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 
 import pytest
 from working import BACKENDS, Gate, story, url_of, working
 
 from queuecast import BrokerUnavailable, ConfigurationError, Context, Queuecast, ResultExpired
 from queuecast.brokers.memory import MemoryBroker
+from queuecast.brokers.sqlite import writer
 
 
 @pytest.fixture(params=BACKENDS)
@@ -254,6 +255,34 @@ class TestRunning:
         await all_threads_gone("queuecast handler", earlier)
         gc.collect()
         assert (asyncio.all_tasks(), descriptors()) == before
+
+    async def test_a_broker_that_ends_keeps_nobody_waiting_and_is_not_asked_again(self, tmp_path, monkeypatch, caplog):
+        monkeypatch.setattr(writer, "LOOK_SECONDS", 0.0)
+        app = Queuecast(f"sqlite:///{tmp_path}/work.db")
+        gate = Gate()
+
+        @app.queue("sums").task
+        async def hold() -> None:
+            await gate.pass_through()
+
+        async with app.running():
+            session = await app.session()
+            async with working(app):
+                ref = await hold.submit()
+                await gate.reached.wait()
+                waiting = asyncio.create_task(ref.result())
+                tail = await session.tail("sums")
+                while "for 1" not in repr(tail):
+                    await asyncio.sleep(0)
+                await session.broker.status("sums", ref.id)  # as it has asked before it waits, and is answered before us
+                (tmp_path / "work.db").unlink()
+                with suppress(BrokerUnavailable):
+                    while True:
+                        await session.broker.post(b"{}")
+                with pytest.raises(BrokerUnavailable, match="was deleted"):
+                    await waiting
+            assert "was deleted" in session.ended
+        assert not any("cannot be consumed" in record.message for record in caplog.records)
 
     async def test_starting_is_given_up_at_any_moment(self, app):
         adder(app)

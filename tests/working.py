@@ -19,7 +19,7 @@ def url_of(backend: str, folder) -> str:
 async def working(app: Queuecast, **options):
     """A worker of the application, gone again after the block."""
     session = await app.session()
-    worker = Worker(app, session.broker, **options)
+    worker = Worker(app, session, **options)
     async with worker.running():
         yield worker
 

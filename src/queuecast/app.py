@@ -127,7 +127,7 @@ class Queuecast:
                 if worker:
                     from .worker import Worker
 
-                    await stack.enter_async_context(Worker(self, session.broker).running())
+                    await stack.enter_async_context(Worker(self, session).running())
                 yield
         finally:
             await self.close()

@@ -29,11 +29,16 @@ class Session:
     def __init__(self, url: str, foreign: Callable[[str], External | None] = lambda _: None) -> None:
         self.broker: Broker = make_broker(url)
         self.loop = asyncio.get_running_loop()
+        self.ended = ""
+        """Why the broker can never be asked again, though nobody has closed it; "" while it can."""
         self._foreign = foreign
         self._tails: dict[str, Tail] = {}
         self._results: dict[str, _Results] = {}
         self._declared: set[str] = set()
         self._opening = asyncio.Lock()
+        self._heirs: list[Callable[[str], object]] = []
+        self._ending: asyncio.Task[None] | None = None
+        self.broker.on_end = self._broker_ended
 
     async def open(self) -> None:
         await self.broker.open()
@@ -46,6 +51,18 @@ class Session:
         # Whoever still waits for a result looks again, and hears from the broker that it is closed.
         for results in self._results.values():
             results.look_again()
+
+    def when_ended(self, call: Callable[[str], object]) -> Callable[[], None]:
+        """Call this in the event loop when the broker has `ended`, with the reason; what it returns takes it back."""
+        self._heirs.append(call)
+        return lambda: self._heirs.remove(call)
+
+    def _broker_ended(self, reason: str) -> None:
+        """Nobody may go on waiting for what can no longer come, and no tail ask for it again and again."""
+        self.ended = reason
+        for call in tuple(self._heirs):
+            call(reason)
+        self._ending = asyncio.create_task(self.close(), name="queuecast end")
 
     async def declare(self, queue: str) -> None:
         """As `Broker.declare`, once per queue: for queues that are made after the application was opened."""

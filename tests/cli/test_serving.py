@@ -202,6 +202,21 @@ def test_a_gateway_that_cannot_start_ends_the_whole(tmp_path):
     assert "starting it again" not in answer.stderr
 
 
+@pytest.mark.parametrize("arguments", [("worker",), ("run", "--port", 0), ("run", "--port", 0, *SEVERAL)])
+def test_a_database_that_is_taken_away_ends_a_worker_that_says_what_to_do(tmp_path, arguments):
+    (tmp_path / "hasty.py").write_text(
+        "from queuecast.brokers.sqlite import duties\nduties.LEASE_SECONDS = 1.0\nfrom shop import qc\n"
+    )
+    command, *options = [free_port() if each == 0 else each for each in arguments]
+    with started(command, "hasty:qc", *options, folder=tmp_path) as program:
+        program.until("is ready")
+        (tmp_path / "queuecast.db").unlink()
+        assert program.wait() == 8
+        said = program.rest()
+        assert "error: " + str(tmp_path / "queuecast.db") + " was deleted, moved or replaced" in said
+        assert "starting it again" not in said
+
+
 def test_each_of_several_processes_answers_on_the_one_port(tmp_path):
     port = free_port()
     with started("gateway", SHOP, "--port", port, *SEVERAL, folder=tmp_path) as gateway:

@@ -15,7 +15,7 @@ async def main():
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     session = await qc.session()
-    async with Worker(qc, session.broker, grace=GRACE_SECONDS).running():
+    async with Worker(qc, session, grace=GRACE_SECONDS).running():
         print("is ready", file=sys.stderr)
         await stop.wait()
         print("stopping", file=sys.stderr)

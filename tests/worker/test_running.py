@@ -197,7 +197,7 @@ class TestWorker:
 
         session = await app.session()
         with pytest.raises(ConfigurationError, match="no queue named ports, orts; there are reports"):
-            Worker(app, session.broker, queues=["ports", "reports", "orts"])
+            Worker(app, session, queues=["ports", "reports", "orts"])
 
     async def test_it_runs_the_queues_that_it_is_told_to(self, app, queue):
         @queue.task

@@ -28,15 +28,20 @@ MAX_RESTART_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 35.0
 """Seconds a child has to stop in, a little more than worker and gateway allow themselves. Then it is killed."""
 
-HOPELESS: Final = frozenset({Exit.USAGE, Exit.STARTUP})
-"""A child that exits with one of these has said what must be changed; starting it again would not help."""
+HOPELESS: Final = {
+    Exit.USAGE: ("cannot start", Exit.STARTUP),
+    Exit.STARTUP: ("cannot start", Exit.STARTUP),
+    Exit.BROKER_LOST: ("cannot go on", Exit.BROKER_LOST),
+}
+"""A child that exits with one of these has said what must be done; starting it again would not help. What that means,
+and with which code its parent ends."""
 
 
 class Child:
     """`queuecast` with these arguments as a process of its own, which inherits these file descriptors.
 
     `name` is what the log calls it. Leaving the block stops it, waits for it, and raises the `CommandError` of a child
-    that could not start.
+    that could not start or go on.
     """
 
     def __init__(self, name: str, arguments: Sequence[str], inherited: Sequence[int] = ()) -> None:
@@ -115,7 +120,8 @@ class Child:
             if self._stopping:
                 return
             if code in HOPELESS:
-                raise CommandError(f"{self._name} cannot start, as it says above", Exit.STARTUP)
+                what, exit = HOPELESS[Exit(code)]
+                raise CommandError(f"{self._name} {what}, as it says above", exit)
             quick_deaths = quick_deaths + 1 if lived < QUICK_SECONDS else 0
             delay = _delay(quick_deaths)
             when = f"in {delay:g} seconds" if delay else "at once"

@@ -20,6 +20,7 @@ class Exit(IntEnum):
     NOT_FOUND = 5
     TIMED_OUT = 6
     CANCELLED = 7
+    BROKER_LOST = 8
 
 
 EXIT_OF: Final[dict[FinalState, Exit]] = {
@@ -30,7 +31,7 @@ EXIT_OF: Final[dict[FinalState, Exit]] = {
 
 EXITS_IN_WORDS: Final = """Exit codes: 0 succeeded, 1 the task failed, 2 usage or configuration, 3 the application \
 cannot be imported or started, 4 broker or gateway unreachable, 5 not found, 6 timed out, 7 the task was cancelled, \
-130 and 143 ended by Ctrl-C or SIGTERM."""
+8 the database was taken away from a worker, 130 and 143 ended by Ctrl-C or SIGTERM."""
 
 
 class CommandError(QueuecastError):

@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from ..app import Queuecast
 from ..worker.worker import CONCURRENCY, KILL_PATIENCE, STOP_GRACE, Worker
+from .exits import CommandError, Exit
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +57,23 @@ def _collect_rarely() -> None:
 async def work(app: Queuecast, queues: tuple[str, ...], concurrency: int | None) -> None:
     """Run the application's handlers until SIGTERM or SIGINT; at a second one exit at once.
 
-    Raises `ConfigurationError` for queues or a broker that can never work, `BrokerUnavailable`.
+    Raises `ConfigurationError` for queues or a broker that can never work, `BrokerUnavailable`, and `CommandError` when
+    the broker has ended under it.
     """
     _collect_rarely()
     stop = asyncio.Event()
     _stop_at_signals(stop)
     session = await app.session()
-    worker = Worker(app, session.broker, queues=queues or None, concurrency=concurrency or CONCURRENCY)
+    session.when_ended(lambda _: stop.set())
+    worker = Worker(app, session, queues=queues or None, concurrency=concurrency or CONCURRENCY)
     async with worker.running():
         logger.info("%r on %s is ready", worker, app.url)
         await stop.wait()
-        logger.info("stopping: what runs has %.0f seconds to finish, then it is given back", STOP_GRACE)
+        if not session.ended:
+            logger.info("stopping: what runs has %.0f seconds to finish, then it is given back", STOP_GRACE)
     await app.close()
+    if session.ended:
+        raise CommandError(session.ended, Exit.BROKER_LOST)
 
 
 def _stop_at_signals(stop: asyncio.Event) -> None:

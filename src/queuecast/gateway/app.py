@@ -247,7 +247,7 @@ class Open:
         self.streams = Streams(self.hub)
         self._following: dict[str, asyncio.Task[None]] = {}
         self._ending: asyncio.Task[None] | None = None
-        session.broker.on_end = self._broker_ended
+        session.when_ended(self._broker_ended)
 
     @classmethod
     async def start(cls, app: Queuecast, session: Session) -> Open:
@@ -282,12 +282,8 @@ class Open:
         await self.hub.fanout((name,))
 
     def _broker_ended(self, _reason: str) -> None:
-        """No stream may go on waiting for what can no longer come, and no tail ask for it again and again."""
-        self._ending = asyncio.create_task(self._end(), name="queuecast end")
-
-    async def _end(self) -> None:
-        await self.hub.drain(0)
-        await self.session.close()
+        """No stream may go on waiting for what can no longer come."""
+        self._ending = asyncio.create_task(self.hub.drain(0), name="queuecast end")
 
     async def stop(self) -> None:
         """Let go of the logs, and end all streams."""

@@ -12,10 +12,11 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any, Final
 
 from ..app import Queuecast
-from ..brokers import Broker, Consumer, Delivery
+from ..brokers import Consumer, Delivery
 from ..control import Control, HandlerInfo, WorkerAnnounced, WorkerLeft, encode_control
 from ..errors import BrokerError, ConfigurationError
 from ..handler import Handler
+from ..session import Session
 from .cancels import Cancels
 from .children import KILL_GRACE, Children
 from .run import SETTLE_AGAIN_SECONDS, Run
@@ -53,7 +54,7 @@ class Worker:
     def __init__(
         self,
         app: Queuecast,
-        broker: Broker,
+        session: Session,
         *,
         queues: Iterable[str] | None = None,
         concurrency: int = CONCURRENCY,
@@ -62,7 +63,8 @@ class Worker:
         self.id = secrets.token_hex(4)
         self.state: Any = None
         self._app = app
-        self._broker = broker
+        self._session = session
+        self._broker = session.broker
         self._queues = _with_handlers(app, queues)
         self.handlers = {(name, h.name): h for name in self._queues for h in app.queues[name].handlers.values()}
         self._concurrency = concurrency
@@ -70,10 +72,11 @@ class Worker:
         self._consumers: set[Consumer] = set()
         self._runs: dict[asyncio.Task[None], Run] = {}
         self._stopping = False
+        self._ending: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self._threads = Threads()
         self._children = Children()
-        self._cancels = Cancels(broker, self._cancel)
+        self._cancels = Cancels(session.broker, self._cancel)
 
     def __repr__(self) -> str:
         return f"<Worker {self.id} of {', '.join(self._queues)}: {len(self._runs)} running>"
@@ -82,6 +85,7 @@ class Worker:
     async def running(self) -> AsyncIterator[None]:
         """Consume until the block ends, then stop gracefully."""
         async with AsyncExitStack() as stack:
+            stack.callback(self._session.when_ended(self._broker_ended))
             if self._app.lifespan is not None:
                 self.state = await stack.enter_async_context(self._app.lifespan())
             await self._cancels.start()
@@ -110,14 +114,15 @@ class Worker:
     # Consuming
 
     async def _consume(self, queue: str) -> None:
-        """Take deliveries until the worker stops; whatever the broker does, come back to it."""
-        while not self._stopping:
+        """Take deliveries until the worker stops; whatever the broker does, come back to it, unless it has ended."""
+        while not self._stopping and not self._session.ended:
             try:
                 await self._broker.declare(queue)
                 await self._take(self._broker.consume(queue, self._concurrency, self._on_lost))
                 return
             except BrokerError as error:
-                logger.warning("queue %s cannot be consumed, trying again: %s", queue, error)
+                if not self._session.ended:
+                    logger.warning("queue %s cannot be consumed, trying again: %s", queue, error)
             except Exception:
                 logger.exception("queue %s cannot be consumed, trying again", queue)
             self._lose(queue)
@@ -133,6 +138,9 @@ class Worker:
                 await self._settled.wait()
             finally:
                 self._consumers.discard(consumer)
+
+    def _broker_ended(self, _reason: str) -> None:
+        self._ending = asyncio.create_task(self._cancels.stop(), name="queuecast cancels end")
 
     def _lose(self, queue: str) -> None:
         """Its consumer has failed, so that others get what it held."""
