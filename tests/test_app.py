@@ -274,7 +274,8 @@ class TestRunning:
                 tail = await session.tail("sums")
                 while "for 1" not in repr(tail):
                     await asyncio.sleep(0)
-                await session.broker.status("sums", ref.id)  # as it has asked before it waits, and is answered before us
+                # It asks before it waits, and was answered before we are.
+                await session.broker.status("sums", ref.id)
                 (tmp_path / "work.db").unlink()
                 with suppress(BrokerUnavailable):
                     while True:

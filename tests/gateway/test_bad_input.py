@@ -208,6 +208,19 @@ async def test_an_unknown_path_and_method_are_problems_too(qc):
         assert (await get(qc.gateway, "/nowhere")).json["type"] == "urn:queuecast:problem:not-found"
         answer = await request(qc.gateway, "DELETE", SUBMIT)
         assert (answer.status, answer.json["type"]) == (405, "urn:queuecast:problem:method-not-allowed")
+        assert sorted(answer.headers["allow"].split(", ")) == ["GET", "HEAD", "POST"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", SUBMIT), ("GET", "/queues/reports/events"), ("GET", "/queues"), ("GET", "/readyz"), ("PUT", SUBMIT)],
+)
+async def test_a_slash_too_many_is_told_and_not_followed(qc, method, path):
+    async with qc.running():
+        answer = await request(qc.gateway, method, f"{path}/", b"{}")
+        assert (answer.status, answer.json["type"]) == (404, "urn:queuecast:problem:not-found")
+        assert "leave out the slash" in answer.json["detail"]
+        assert "slash" not in (await get(qc.gateway, "/nowhere/")).json["detail"]
 
 
 async def test_a_body_that_never_ends_is_cut_at_its_deadline(qc, monkeypatch):

@@ -1,6 +1,8 @@
 """Submit, status, list, cancel and requeue over HTTP."""
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
 
@@ -192,6 +194,33 @@ async def test_metrics_are_named_as_documented(qc):
             assert line in page
 
 
+async def test_while_the_broker_is_down_the_metrics_say_so(qc, monkeypatch):
+    async def down(self, queue=None):
+        raise BrokerUnavailable("no")
+
+    async with qc.running():
+        await post(qc.gateway, "/queues/reports/tasks", {"name": "fail"})
+        monkeypatch.setattr(MemoryBroker, "counts", down)
+        answer = await get(qc.gateway, "/metrics")
+        assert answer.status == 200
+        page = answer.body.decode()
+        assert "queuecast_broker_up 0.0" in page
+        assert 'queuecast_tasks_submitted_total{queue="reports"} 1.0' in page
+        # Not known is not none.
+        assert "queuecast_queue_tasks{" not in page
+        assert "queuecast_worker_slots" not in page
+
+
+async def test_every_figure_is_documented(qc):
+    told = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+    async with qc.running(worker=True):
+        page = (await get(qc.gateway, "/metrics")).body.decode()
+    # A histogram's own `_created` is prometheus-client's.
+    served = {line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")}
+    served = {name for name in served if not name.endswith("_created")}
+    assert served == set(re.findall("`(queuecast_[a-z_]+)", told))
+
+
 async def test_health_tells_alive_from_ready(qc):
     async with qc.running():
         assert (await get(qc.gateway, "/livez")).status == 200
@@ -208,6 +237,28 @@ async def test_a_gateway_without_the_code_learns_the_queues_from_their_workers(t
         catalog = Catalog(bare)
         await catalog.start(session)
         assert set(catalog.queue("reports").announced) == {"render", "hold", "fail", "count"}
+
+
+async def test_a_gateway_without_the_code_finds_the_queues_that_stand_in_the_broker(tmp_path):
+    url = f"sqlite:///{tmp_path}/work.db"
+    code = Queuecast(url)
+
+    @code.queue("reports").task
+    def render(): ...
+
+    async with code.running():
+        ref = await render.submit()
+    bare = Queuecast(url)
+    async with bare.running():
+        listed = await get(bare.gateway, "/queues/reports/tasks")
+        assert [task["id"] for task in listed.json["tasks"]] == [ref.id]
+        assert [line["name"] for line in (await get(bare.gateway, "/queues")).json["queues"]] == ["reports"]
+
+
+async def test_without_queues_there_is_nothing_to_follow():
+    bare = Queuecast("memory://")
+    async with bare.running():
+        assert (await get(bare.gateway, "/queues")).json == {"queues": []}
 
 
 async def test_a_gateway_without_the_code_names_the_argument_that_does_not_fit(tmp_path):

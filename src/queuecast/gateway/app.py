@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import Match, Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from ..app import Principal, Queuecast
@@ -47,11 +47,10 @@ class Gateway:
         """Somebody entered `running`, and will leave it."""
         self._router = Router(
             [
-                Route("/queues/{queue}/tasks", self._on_queue(tasks.submit), methods=["POST"]),
-                Route("/queues/{queue}/tasks", self._on_queue(tasks.listing), methods=["GET"]),
-                Route("/queues/{queue}/tasks/{id}", self._on_queue(tasks.status), methods=["GET"]),
-                Route("/queues/{queue}/tasks/{id}/cancel", self._on_queue(tasks.cancel), methods=["POST"]),
-                Route("/queues/{queue}/tasks/{id}/requeue", self._on_queue(tasks.requeue), methods=["POST"]),
+                self._on_queue("/queues/{queue}/tasks", GET=tasks.listing, POST=tasks.submit),
+                self._on_queue("/queues/{queue}/tasks/{id}", GET=tasks.status),
+                self._on_queue("/queues/{queue}/tasks/{id}/cancel", POST=tasks.cancel),
+                self._on_queue("/queues/{queue}/tasks/{id}/requeue", POST=tasks.requeue),
                 Route("/queues/{queue}/tasks/{id}/events", Endpoint(self._task_events), methods=["GET"]),
                 Route("/queues/{queue}/events", Endpoint(self._queue_events), methods=["GET"]),
                 Route("/queues", Endpoint(self._overview), methods=["GET"]),
@@ -59,7 +58,10 @@ class Gateway:
                 Route("/metrics", Endpoint(self._metrics), methods=["GET"]),
                 Route("/livez", Endpoint(self._livez), methods=["GET"]),
                 Route("/readyz", Endpoint(self._readyz), methods=["GET"]),
-            ]
+            ],
+            # Behind a proxy the place to go to would be a guess, and a program that posts may not go there.
+            redirect_slashes=False,
+            default=self._nowhere,
         )
 
     @property
@@ -83,7 +85,7 @@ class Gateway:
             await send(message)
 
         try:
-            # Starlette raises for an unknown path only where it sees an application, and answers in text elsewhere.
+            # Starlette raises for a refused method only where it sees an application, and answers in text elsewhere.
             await self._router({**scope, "app": self}, receive, watched)
         except Exception as error:
             problem = problem_of(error)
@@ -148,8 +150,8 @@ class Gateway:
 
     # Routes
 
-    def _on_queue(self, endpoint: TaskEndpoint) -> Endpoint:
-        """A route about one queue: find out who asks and which queue, then answer."""
+    def _on_queue(self, path: str, **endpoints: TaskEndpoint) -> Route:
+        """A route about one queue, by method: find out who asks and which queue, then answer."""
 
         async def respond(request: Request) -> Response:
             opened = await self.opened()
@@ -157,12 +159,19 @@ class Gateway:
                 refuse_cross_site(request)
             principal = await principal_of(self._app, request)
             queue = opened.catalog.queue(request.path_params["queue"])
-            return await endpoint(request, opened, queue, principal)
+            return await endpoints[_method(request)](request, opened, queue, principal)
 
         async def handle(scope: Scope, receive: Receive, send: Send) -> None:
             await (await respond(Request(scope, receive)))(scope, receive, send)
 
-        return Endpoint(handle)
+        # One route for all methods of a path, so that a refused one is told which there are.
+        return Route(path, Endpoint(handle), methods=[*endpoints])
+
+    async def _nowhere(self, scope: Scope, _receive: Receive, _send: Send) -> None:
+        without = {**scope, "path": scope["path"].rstrip("/")}
+        if any(route.matches(without)[0] is not Match.NONE for route in self._router.routes):
+            raise Problem(404, "not-found", "there is nothing at this address: leave out the slash at its end")
+        raise Problem(404, "not-found", "there is nothing at this address")
 
     async def _queue_events(self, scope: Scope, receive: Receive, send: Send) -> None:
         opened, request, principal = await self._asked(scope, receive)
@@ -208,6 +217,10 @@ class Gateway:
 
     async def _readyz(self, scope: Scope, receive: Receive, send: Send) -> None:
         await (await readyz(self))(scope, receive, send)
+
+
+def _method(request: Request) -> str:
+    return "GET" if request.method == "HEAD" else request.method
 
 
 class Endpoint:

@@ -1,4 +1,5 @@
-"""Which queues and task names there are: what this program declares, and what workers elsewhere announce."""
+"""Which queues and task names there are: what this program declares, what stands in the broker, and what workers
+elsewhere announce."""
 
 from __future__ import annotations
 
@@ -36,8 +37,11 @@ class Catalog:
         self._stop: Callable[[], None] | None = None
 
     async def start(self, session: Session) -> None:
-        """Returns when everything that was announced before is known."""
+        """Returns when everything that was declared or announced before is known."""
         await session.broker.declare(CONTROL)
+        # Their workers may have left long ago, and what was announced been trimmed; the tasks are there to be looked at.
+        for name in await session.broker.counts():
+            self._app.queue(name)
         self._end = (await session.broker.bounds(CONTROL)).last
         tail = await session.tail(CONTROL)
         self._stop = tail.listen(self)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -19,11 +19,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from .. import __version__
-from ..brokers.base import Entry
+from ..brokers.base import Broker, Entry
 from ..cursor import Cursor
+from ..errors import BrokerError
 from ..hub.counters import Counters
 from ..session import Session
 from ..tail import Tail
+from ..task import State
 from .catalog import Catalog
 
 MAX_TIMED: Final = 100_000
@@ -155,21 +157,20 @@ class Meters:
         self._stops.clear()
 
     async def page(self, session: Session) -> bytes:
-        counts = await session.broker.counts()
-        oldest = {name: await session.broker.oldest_due(name) for name in counts}
-        snapshot = _Snapshot(self, counts, oldest)
+        """Also when the broker does not answer, which is one of the figures."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(snapshot)
+        registry.register(_Snapshot(self, await _tables(session.broker)))
         return generate_latest(registry) + generate_latest(self._registry)
 
-    def families(self, counts: Any, oldest: dict[str, float | None]) -> Iterable[Metric]:
+    def families(self, tables: _Tables | None) -> Iterable[Metric]:
         info = GaugeMetricFamily("queuecast_build_info", "The version that runs.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
-        yield GaugeMetricFamily("queuecast_broker_up", "Whether the broker answers.", value=1)
+        yield GaugeMetricFamily("queuecast_broker_up", "Whether the broker answers.", value=int(tables is not None))
         yield _counter("queuecast_tasks_submitted", "Tasks this process took.", ["queue"], _keyed(self.submitted))
         yield from self._of_logs()
-        yield from self._of_tables(counts, oldest)
+        if tables is not None:
+            yield from self._of_tables(tables)
         yield from self._of_streams()
 
     def _of_logs(self) -> Iterable[Metric]:
@@ -186,11 +187,11 @@ class Meters:
             {(m.queue,): m.events for m in self._queues.values()},
         )
 
-    def _of_tables(self, counts: Any, oldest: dict[str, float | None]) -> Iterable[Metric]:
+    def _of_tables(self, read: _Tables) -> Iterable[Metric]:
         now = time.time()
         tasks = GaugeMetricFamily("queuecast_queue_tasks", "Tasks by state.", labels=["queue", "state"])
         running = 0
-        for queue, states in counts.items():
+        for queue, states in read.counts.items():
             running += states.get("running", 0)
             for state, number in states.items():
                 tasks.add_metric([queue, state], number)
@@ -200,7 +201,7 @@ class Meters:
             "How long the task that waits longest could have run.",
             labels=["queue"],
         )
-        for queue, due in oldest.items():
+        for queue, due in read.oldest.items():
             ages.add_metric([queue], max(0.0, now - due) if due is not None else 0.0)
         yield ages
         slots = GaugeMetricFamily("queuecast_worker_slots", "Tasks that workers can run at once.", labels=["state"])
@@ -219,16 +220,31 @@ class Meters:
         yield _counter("queuecast_stream_resumes", "Streams resumed.", ["result"], _keyed(streams.stream_resumes))
 
 
+class _Tables(NamedTuple):
+    """What the broker's tables hold now: tasks by queue and state, and since when the longest waiting could run."""
+
+    counts: Mapping[str, Mapping[State, int]]
+    oldest: Mapping[str, float | None]
+
+
+async def _tables(broker: Broker) -> _Tables | None:
+    """None when the broker does not answer."""
+    try:
+        counts = await broker.counts()
+        return _Tables(counts, {name: await broker.oldest_due(name) for name in counts})
+    except BrokerError:
+        return None
+
+
 class _Snapshot(Collector):
     """One scrape: figures that were just read, in the form that prometheus-client prints."""
 
-    def __init__(self, meters: Meters, counts: Any, oldest: dict[str, float | None]) -> None:
+    def __init__(self, meters: Meters, tables: _Tables | None) -> None:
         self._meters = meters
-        self._counts = counts
-        self._oldest = oldest
+        self._tables = tables
 
     def collect(self) -> Iterable[Metric]:
-        return self._meters.families(self._counts, self._oldest)
+        return self._meters.families(self._tables)
 
 
 def _keyed(counter: Counter[str]) -> dict[tuple[str, ...], int]:

@@ -27,7 +27,7 @@ async def overview(session: Session, queues: list[Queue], principal: Principal) 
     body: dict[str, Any] = {"queues": [await _shown(session, queue, counts) for queue in queues]}
     if len(cursors) == 1:
         body["cursor"] = str(*cursors.values())
-    elif len(cursors) <= MAX_STREAM_QUEUES:
+    elif 1 < len(cursors) <= MAX_STREAM_QUEUES:
         body["cursor"] = format_vector(cursors)
     return json_response(body)
 
