@@ -80,6 +80,8 @@ class TestRegistering:
         ("options", "named"),
         [
             ({"retries": -1}, "retries"),
+            ({"retries": 1.5}, "retries"),
+            ({"timeout": "9"}, "timeout"),
             ({"retries": 1_001}, "retries"),
             ({"timeout": 0}, "timeout"),
             ({"timeout": 8 * 86_400}, "timeout"),

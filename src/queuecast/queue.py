@@ -238,7 +238,8 @@ class Queue:
     def _refuse_unusable(self, handler: Handler[Any, Any, Any]) -> None:
         """What no task of this handler could be submitted with is refused before there is one."""
         try:
-            self._make(handler, handler.name, Raw(b"{}"), options_from({}))
+            chosen = options_from({"retries": handler.retries, "timeout": handler.timeout})
+            self._make(handler, handler.name, Raw(b"{}"), chosen)
         except InvalidInput as error:
             flaws = "; ".join(f"{flaw.pointer[1:]} {flaw.detail}" for flaw in error.flaws)
             raise ConfigurationError(f"{handler!r}: {flaws}") from error

@@ -103,6 +103,11 @@ class TestOpening:
         monkeypatch.setattr(os, "access", lambda *_: False)
         assert "not writable" in await self.refused(path)
 
+    async def test_the_file_must_be_readable_and_writable(self, path, monkeypatch):
+        path.touch()
+        monkeypatch.setattr(os, "access", lambda asked, _: Path(asked) != path)
+        assert "whose file it is" in await self.refused(path)
+
     async def test_another_kind_of_file_is_refused(self, path):
         path.write_text("name;price\ntea;3\n" * 100)
         assert "not a SQLite database" in await self.refused(path)
@@ -139,6 +144,10 @@ class TestOpening:
     async def test_a_url_without_a_file_is_refused(self, url):
         with pytest.raises(ConfigurationError, match="names no file"):
             make_broker(url)
+
+    async def test_another_librarys_word_for_memory_is_no_file(self):
+        with pytest.raises(ConfigurationError, match="write memory://"):
+            make_broker("sqlite:///:memory:")
 
     @pytest.mark.parametrize("url", ["sqlite:////dev/null", f"sqlite:///{'x' * 300}"])
     async def test_what_can_be_no_file_is_refused(self, url):

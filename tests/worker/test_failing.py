@@ -5,9 +5,9 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from working import story, until, working
+from working import Gate, story, until, url_of, working
 
-from queuecast import Context, TaskFailed, retry
+from queuecast import Context, Queuecast, TaskFailed, retry
 from queuecast.worker.outcome import MAX_MESSAGE_CHARS
 
 
@@ -84,6 +84,47 @@ class TestExceptions:
 
         async with working(app):
             assert (await failure_of(await wait_for_cancelled.submit()))[0] == "CancelledError"
+
+    async def test_a_handler_that_cancels_itself_has_failed(self, app, queue):
+        @queue.task
+        async def cancel_itself() -> None:
+            running = asyncio.current_task()
+            assert running is not None
+            running.cancel()
+            await asyncio.sleep(60)
+
+        async with working(app):
+            ref = await cancel_itself.submit()
+            assert await failure_of(ref) == ("CancelledError", "")
+            assert await story(ref) == ["queued", "running", "failed"]
+
+    def test_a_loop_that_ends_under_a_worker_fails_no_task(self, tmp_path):
+        app = Queuecast(url_of("sqlite", tmp_path))
+        gate = Gate()
+
+        @app.queue("reports").task
+        async def hold() -> None:
+            await gate.pass_through()
+
+        async def work() -> None:
+            async with working(app):
+                await asyncio.Event().wait()
+
+        async def leave() -> str:
+            working = asyncio.create_task(work())
+            ref = await hold.submit()
+            await gate.reached.wait()
+            assert not working.done()
+            return ref.id
+
+        async def look(id: str) -> str:
+            async with app.running():
+                status = await (await app.session()).broker.status("reports", id)
+                assert status is not None
+                return status.state
+
+        id = asyncio.run(leave())
+        assert asyncio.run(look(id)) not in {"failed", "cancelled"}
 
     async def test_a_task_group_that_fails_fails_its_task(self, app, queue):
         @queue.task

@@ -72,6 +72,8 @@ def _path(url: str) -> str:
     before, slashes, path = url.partition("?")[0].partition(":///")
     if ":" in before or not slashes or not path.strip("/") or "\0" in path:
         raise ConfigurationError(f"{url!r} names no file: write sqlite:///work.db, or sqlite:////var/lib/work.db")
+    if path == ":memory:":
+        raise ConfigurationError(f"{url!r} would be a file of that name: write memory://")
     return path
 
 

@@ -39,7 +39,7 @@ class Catalog:
     async def start(self, session: Session) -> None:
         """Returns when everything that was declared or announced before is known."""
         await session.broker.declare(CONTROL)
-        # Their workers may have left long ago, and what was announced been trimmed; the tasks are there to be looked at.
+        # Their workers may have left long ago and what they announced been trimmed; the tasks are there to look at.
         for name in await session.broker.counts():
             self._app.queue(name)
         self._end = (await session.broker.bounds(CONTROL)).last

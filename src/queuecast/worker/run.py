@@ -145,8 +145,9 @@ class Run:
             ending = error
         asyncio_task = asyncio.current_task()
         if asyncio_task is not None and asyncio_task.cancelling():
-            if self._stopped is None and isinstance(ending, asyncio.CancelledError):
-                raise ending  # somebody cancels this whole worker
+            if self._stopped is None and self._worker.is_cancelled and isinstance(ending, asyncio.CancelledError):
+                raise ending
+            # Else it was meant for the handler, or is its own doing.
             await _absorb_cancellation(asyncio_task)
         return ending
 

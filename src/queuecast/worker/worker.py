@@ -73,6 +73,7 @@ class Worker:
         self._runs: dict[asyncio.Task[None], Run] = {}
         self._stopping = False
         self._ending: asyncio.Task[None] | None = None
+        self._heart: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self._threads = Threads()
         self._children = Children()
@@ -91,7 +92,7 @@ class Worker:
             await self._cancels.start()
             stack.push_async_callback(self._cancels.stop)
             await self._announce()
-            heart = asyncio.create_task(self._beat())
+            heart = self._heart = asyncio.create_task(self._beat())
             consumers = [asyncio.create_task(self._consume(name), name=f"consume {name}") for name in self._queues]
             try:
                 yield
@@ -99,6 +100,11 @@ class Worker:
                 await self._stop(heart, consumers)
 
     # What a run asks of its worker
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether somebody cancels all that runs in this loop, as `asyncio.run` does at its end."""
+        return self._heart is not None and self._heart.cancelling() > 0
 
     def can_isolate(self, handler: Handler[Any, Any, Any]) -> bool:
         """Whether a process of its own can find the handler: it lives at its module's top level."""

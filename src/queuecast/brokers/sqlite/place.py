@@ -58,6 +58,11 @@ class Place:
             raise ConfigurationError(f"the folder {home} does not exist: create it, or choose another place")
         if not os.access(home, os.W_OK | os.X_OK):
             raise ConfigurationError(f"the folder {home} is not writable for this user, and SQLite writes beside it")
+        if self.file.exists() and not os.access(self.file, os.R_OK | os.W_OK):
+            raise ConfigurationError(
+                f"{self.file} may not be read and written by this user: run every program that uses it as the user "
+                "whose file it is, or choose another one"
+            )
         mounted = mounts()
         if str(self.file) in dict(mounted):
             raise ConfigurationError(
