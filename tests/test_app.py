@@ -227,6 +227,41 @@ class TestRunning:
                 pass
         assert not app._sessions
 
+    async def test_entered_within_itself_it_is_closed_by_whoever_leaves_last(self, app):
+        add = adder(app)
+        assert app.gateway.hub is None
+        async with app.running(worker=True):
+            hub = app.gateway.hub
+            async with app.running():
+                assert await (await add.submit(1)).result() == 1
+            assert await (await add.submit(2)).result() == 2
+            assert app.gateway.hub is hub is not None
+        assert app.gateway.hub is None
+        assert not app._sessions
+
+    async def test_a_program_that_serves_its_gateway_may_be_running_already(self, app):
+        add = adder(app)
+        left = asyncio.Event()
+        said = []
+
+        async def receive():
+            if said:
+                await left.wait()
+            return {"type": "lifespan.shutdown" if said else "lifespan.startup"}
+
+        async def send(message):
+            said.append(message["type"])
+            ready.set()
+
+        ready = asyncio.Event()
+        async with app.running(worker=True):
+            serving = asyncio.create_task(app.gateway({"type": "lifespan"}, receive, send))
+            await ready.wait()
+            left.set()
+            await serving
+            assert await (await add.submit(2)).result() == 2
+        assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
     async def test_an_error_of_the_host_comes_through(self, app):
         adder(app)
         with pytest.raises(ZeroDivisionError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -71,6 +72,8 @@ class Queuecast:
         self.queues: dict[str, Queue] = {}
         self._gateway: Gateway | None = None
         self._sessions: dict[asyncio.AbstractEventLoop, asyncio.Future[Session]] = {}
+        self._entered: Counter[asyncio.AbstractEventLoop] = Counter()
+        """How often `running` was entered in each loop and not left yet."""
         self._background: asyncio.AbstractEventLoop | None = None
         self._process = os.getpid()
         self._lock = threading.Lock()
@@ -118,7 +121,12 @@ class Queuecast:
 
     @asynccontextmanager
     async def running(self, *, worker: bool = False) -> AsyncIterator[None]:
-        """Keep the application open, for a host application's lifespan; with `worker`, run its handlers here too."""
+        """Keep the application open, for a host application's lifespan; with `worker`, run its handlers here too.
+
+        May be entered again within itself; whoever leaves last closes the application.
+        """
+        loop = asyncio.get_running_loop()
+        self._entered[loop] += 1
         try:
             async with AsyncExitStack() as stack:
                 session = await self.session()
@@ -130,7 +138,10 @@ class Queuecast:
                     await stack.enter_async_context(Worker(self, session).running())
                 yield
         finally:
-            await self.close()
+            self._entered[loop] -= 1
+            if not self._entered[loop]:
+                del self._entered[loop]
+                await self.close()
 
     async def session(self) -> Session:
         """What is open in the running loop, opened by the first caller.

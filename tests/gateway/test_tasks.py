@@ -129,6 +129,15 @@ async def test_the_same_idempotency_key_gives_the_same_task(qc):
         assert (other.status, other.json["type"]) == (422, "urn:queuecast:problem:key-reused")
 
 
+async def test_a_repeat_that_waits_for_its_result_is_told_to_be_one(qc):
+    async with qc.running(worker=True):
+        body = {"name": "render", "args": {"report_id": 1}}
+        headers = {"Idempotency-Key": '"k 1"', "Prefer": "wait=10"}
+        answers = [await post(qc.gateway, "/queues/reports/tasks", body, headers) for _ in range(2)]
+        assert [answer.status for answer in answers] == [200, 200]
+        assert ["idempotent-replayed" in answer.headers for answer in answers] == [False, True]
+
+
 async def test_a_queued_task_is_cancelled_at_once(qc):
     async with qc.running():
         task = (await post(qc.gateway, "/queues/reports/tasks", {"name": "hold"})).json
@@ -368,6 +377,16 @@ async def test_a_start_that_fails_leaves_nobody_listening(qc, monkeypatch):
     assert not any(tail._listeners for tail in tails.values())
     assert (await get(qc.gateway, "/queues")).status == 200
     await qc.close()
+
+
+async def test_a_host_may_start_it_again_after_a_failure(qc, monkeypatch):
+    gateway = qc.gateway
+    with monkeypatch.context() as patch:
+        patch.setattr(Hub, "fanout", refuse)
+        with pytest.raises(BrokerUnavailable):
+            await qc.running().__aenter__()
+    async with qc.running():
+        assert gateway.hub is not None
 
 
 async def test_a_worker_that_was_killed_is_forgotten(qc):

@@ -103,15 +103,20 @@ class Gateway:
         """Kept open by `Queuecast.running`, which a server's lifespan enters; told to stop, streams are sent away."""
         from .server import drain_at_signals
 
-        self._kept = True
-        opened = await self.opened()
-        unhook = drain_at_signals(opened.hub.drain)
-        try:
+        if self._kept:
             yield
+            return
+        self._kept = True
+        try:
+            opened = await self.opened()
+            unhook = drain_at_signals(opened.hub.drain)
+            try:
+                yield
+            finally:
+                unhook()
+                await opened.stop()
+                self._open = None
         finally:
-            unhook()
-            await opened.stop()
-            self._open = None
             self._kept = False
 
     async def opened(self) -> Open:

@@ -68,7 +68,7 @@ async def submit(request: Request, opened: Open, queue: Queue, principal: Princi
     (receipt,) = await _take(opened, queue, [task])
     seen = None if wait is None else await _wait(opened.session, task, wait)
     if seen is not None and seen.state in FINAL_STATES:
-        return json_response(status_json(seen), 200, {"preference-applied": f"wait={wait}"})
+        return json_response(status_json(seen), 200, {"preference-applied": f"wait={wait}", **_replayed(receipt)})
     if seen is not None:
         receipt = msgspec.structs.replace(receipt, state=seen.state, cursor=seen.cursor)
     return _accepted_response(request, queue, task, receipt)
@@ -181,10 +181,12 @@ async def _wait(session: Session, task: Task, seconds: int) -> Status | None:
 
 def _accepted_response(request: Request, queue: Queue, task: Task, receipt: Receipt) -> Response:
     root = request.scope.get("root_path", "")
-    headers = {"location": f"{root}/queues/{queue.name}/tasks/{task.id}"}
-    if not receipt.created:
-        headers["idempotent-replayed"] = "true"
+    headers = {"location": f"{root}/queues/{queue.name}/tasks/{task.id}", **_replayed(receipt)}
     return json_response(_accepted(queue, task, receipt), 202, headers)
+
+
+def _replayed(receipt: Receipt) -> dict[str, str]:
+    return {} if receipt.created else {"idempotent-replayed": "true"}
 
 
 def _accepted(queue: Queue, task: Task, receipt: Receipt) -> dict[str, Any]:
