@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 from contextlib import suppress
 from functools import partial
@@ -16,8 +17,9 @@ from starlette.routing import Mount
 
 from queuecast import Queuecast
 from queuecast.gateway import server as server_module
-from queuecast.gateway.server import StreamProtocol, drain_at_signals, listen, serve
+from queuecast.gateway.server import StreamProtocol, allow_streams, drain_at_signals, listen, serve
 from queuecast.hub import window as window_module
+from queuecast.hub.hub import MAX_STREAMS, OTHER_FILES, most_streams
 
 from .serving import Face, Reader, hello, serving
 
@@ -252,6 +254,35 @@ async def test_the_end_of_a_stream_that_nobody_reads_is_cut(monkeypatch):
             await asyncio.sleep(0)
         await world.hub.drain(0)
         await until(lambda: not server.server_state.connections)
+
+
+@pytest.fixture
+def files():
+    """Sets how many files this process may have open, as a shell does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda number: resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_shells_limit_of_open_files_is_not_the_streams(files):
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files(1_024)
+    assert most_streams() == 1_024 - OTHER_FILES
+    allow_streams()
+    most = MAX_STREAMS + OTHER_FILES
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (
+        most if hard == resource.RLIM_INFINITY else min(most, hard),
+        hard,
+    )
+
+
+async def test_a_stream_for_which_there_is_no_descriptor_is_told_to_come_back(files):
+    files(OTHER_FILES + 1)
+    async with World() as world, serving(Face(world.hub), StreamProtocol) as server:
+        await (await Reader.get(server.port)).opened()
+        second = await Reader.get(server.port)
+        assert (second.status, await second.rest()) == (200, [])
+        assert world.hub.counters.streams_refused == {"full": 1}
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])

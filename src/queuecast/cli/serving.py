@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from ..app import Queuecast
 from ..errors import ConfigurationError
 from ..gateway.auth import LOOPBACK
-from ..gateway.server import listen, serve
+from ..gateway.server import allow_streams, listen, serve
 from ..gateway.signals import at_signals
 from ..settings import Settings
 from .child import Child
@@ -116,6 +116,7 @@ async def serve_gateway(app: Queuecast, face: ASGIApp, settings: Settings, start
         logger.info("listening on %s with %s", url, app.url)
         started(url)
 
+    allow_streams()
     async with app.running():
         await _serve_on(await listen_at(settings), app, face, settings, on_start)
 
@@ -131,6 +132,7 @@ async def serve_shared(app: Queuecast, settings: Settings, descriptors: Sequence
 
     face = app.gateway
     sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    allow_streams()
     async with app.running():
         await _serve_on(sockets, app, face, settings, on_start)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import signal
 import socket
 from collections import deque
@@ -24,6 +25,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from ..hub.hub import MAX_STREAMS, OTHER_FILES
 from ..hub.subscription import Subscription
 from .problems import Problem
 from .signals import ENDING, at_signals
@@ -284,6 +286,21 @@ def _notice_dead_peer(sock: socket.socket | None) -> None:
     if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+def allow_streams() -> None:
+    """Have descriptors for as many streams as a hub takes, or as many as may be had. To be called before it begins.
+
+    Of the 1,024 that a shell gives, the thousandth stream would be the end.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_STREAMS + OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # Refused where the kernel has a bound of its own below the hard one (macOS).
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 Drain: TypeAlias = Callable[[float], Coroutine[Any, Any, None]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -23,7 +24,11 @@ from .wheel import Wheel
 from .window import Window
 
 MAX_STREAMS: Final = 20_000
-"""Streams of one process. One more is told to come back in a while, and closed."""
+"""Streams of one process, or as many as it may have files open. One more is told to come back later, and closed."""
+
+OTHER_FILES: Final = 200
+"""Descriptors left for all that is no stream: requests, the broker, the program's own. Without one a connection is cut
+as soon as it is accepted, and nobody is told why."""
 
 MAX_SETS: Final = 100
 """Sets of several queues that are followed at once, each with a window of its own. One more is refused likewise."""
@@ -58,14 +63,14 @@ class Hub:
         broker: Broker,
         tail: Callable[[str], Awaitable[Tail]],
         *,
-        max_streams: int = MAX_STREAMS,
+        max_streams: int | None = None,
         max_age: float | None = None,
     ) -> None:
         self.counters = Counters()
         self.draining = False
         self._broker = broker
         self._tail = tail
-        self._max_streams = max_streams
+        self._max_streams = most_streams() if max_streams is None else max_streams
         self._max_age = max_age
         self._gate = asyncio.Semaphore(READERS)
         self._wheel = Wheel()
@@ -210,6 +215,12 @@ class Hub:
             followed.stop()
         self._followed.clear()
         self._wheel.stop()
+
+
+def most_streams() -> int:
+    """As many as this process may have files open, but for the others."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_STREAMS if soft == resource.RLIM_INFINITY else min(MAX_STREAMS, max(1, soft - OTHER_FILES))
 
 
 class _Followed:
