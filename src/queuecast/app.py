@@ -29,7 +29,8 @@ DEFAULT_URL: Final = "sqlite:///queuecast.db"
 class Principal:
     """Who a connection belongs to, and what they may do; returned by `authenticate`.
 
-    `follow="own"` shows them only their own tasks. `manage` allows cancel and requeue of tasks of others.
+    `follow="own"` shows them only their own tasks. `manage` allows cancel and requeue of tasks of others. Raises
+    `ConfigurationError` for a subject that is no text and for any other `follow`, which might show them too much.
     """
 
     __slots__ = ("follow", "manage", "subject", "submit")
@@ -37,6 +38,10 @@ class Principal:
     def __init__(
         self, subject: str, *, submit: bool = True, follow: Literal["all", "own"] = "all", manage: bool = False
     ) -> None:
+        if not isinstance(subject, str):
+            raise ConfigurationError(f"Principal({subject!r}): the subject is text, as in Principal(str(user.id))")
+        if follow not in ("all", "own"):
+            raise ConfigurationError(f"Principal({subject!r}, follow={follow!r}): follow is 'all' or 'own'")
         self.subject = subject
         self.submit = submit
         self.follow: Literal["all", "own"] = follow

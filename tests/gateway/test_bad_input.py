@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from queuecast import Principal, Queuecast
+from queuecast import ConfigurationError, Principal, Queuecast
 from queuecast.brokers.memory import MemoryBroker
 from queuecast.cli.serving import guarded
 from queuecast.errors import BrokerUnavailable, OutcomeUnknown, StorageFull
@@ -294,6 +294,24 @@ async def test_nobody_is_answered_401():
             assert (await get(qc.gateway, path)).status == 401
         assert (await post(qc.gateway, SUBMIT, GOOD)).status == 401
         assert (await get(qc.gateway, "/livez")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("subject", "grants"), [(7, {}), (None, {}), ("ann", {"follow": "Own"}), ("ann", {"follow": None})]
+)
+async def test_a_principal_that_is_none_sees_nothing(subject, grants):
+    with pytest.raises(ConfigurationError, match="Principal"):
+        Principal(subject, **grants)
+
+    async def who(connection):
+        return Principal(subject, **grants)
+
+    qc = Queuecast("memory://", authenticate=who)
+    handler = qc.queue("reports").task(lambda: None)
+    async with qc.running():
+        await handler.options(owner="bob").submit()
+        for path in ("/queues/reports/tasks", "/queues/reports/events", "/queues"):
+            assert (await get(qc.gateway, path)).status == 500
 
 
 async def test_a_task_belongs_to_who_submitted_it():
