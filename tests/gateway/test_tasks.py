@@ -20,7 +20,7 @@ from queuecast.hub.hub import Hub
 from queuecast.session import Session
 from queuecast.tail import Tail
 
-from .asgi import get, post
+from .asgi import get, post, request
 
 
 async def state_of(qc, id, state):
@@ -72,6 +72,24 @@ async def test_prefer_wait_answers_202_when_the_result_does_not_come_in_time(qc)
     async with qc.running(worker=True):
         answer = await post(qc.gateway, "/queues/reports/tasks", {"name": "hold"}, {"Prefer": "wait=0"})
         assert answer.status == 202
+        qc.release.set()
+
+
+async def test_a_server_that_stops_answers_those_who_wait(qc):
+    asked = ("/queues/reports/tasks", {"name": "hold"}, {"Prefer": "wait=60"})
+    async with qc.running(worker=True):
+        waiting = asyncio.create_task(post(qc.gateway, *asked))
+        async for event in qc.queue("reports").events(after="first"):
+            if isinstance(event, TaskEvent) and event.task.state == "running":
+                break
+        half = asyncio.create_task(request(qc.gateway, "POST", asked[0], b'{"name":', arrives=False))
+        assert not waiting.done()
+        await qc.gateway.hub.drain(0.02)
+        assert (await half).status == 408
+        answer = await waiting
+        assert (answer.status, answer.json["state"]) == (202, "running")
+        late = await post(qc.gateway, *asked)
+        assert late.status == 202
         qc.release.set()
 
 

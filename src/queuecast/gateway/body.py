@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from starlette.requests import Request
@@ -16,8 +17,8 @@ BODY_DEADLINE: Final = 30.0
 """Seconds a request body may take to arrive; then the request is refused with 408 and the connection closed."""
 
 
-async def read_json(request: Request) -> bytes:
-    """The body of a request that says it is JSON. Raises `Problem` 408, 413 or 415."""
+async def read_json(request: Request, patience: Callable[[float], AbstractAsyncContextManager[None]]) -> bytes:
+    """The body of a request that says it is JSON. `patience` is a hub's. Raises `Problem` 408, 413 or 415."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json" and not media.endswith("+json"):
         raise Problem(
@@ -28,10 +29,10 @@ async def read_json(request: Request) -> bytes:
     if int(request.headers.get("content-length") or 0) > MAX_BODY_BYTES:
         raise _too_large()
     try:
-        async with asyncio.timeout(BODY_DEADLINE):
+        async with patience(BODY_DEADLINE):
             return await _read(request)
     except TimeoutError:
-        detail = f"the body did not arrive within {BODY_DEADLINE:.0f} seconds"
+        detail = f"the body did not arrive in time: it has {BODY_DEADLINE:.0f} seconds, fewer where the server stops"
         raise Problem(408, "body-timeout", detail, headers={"connection": "close"}) from None
 
 

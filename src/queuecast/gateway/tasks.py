@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -53,7 +52,7 @@ async def submit(request: Request, opened: Open, queue: Queue, principal: Princi
     may_submit(principal)
     wait = _preferred_wait(request)
     key = _idempotency_key(request)
-    body = await read_json(request)
+    body = await read_json(request, opened.hub.patience)
     submissions = _decode(body)
     if isinstance(submissions, list):
         if wait is not None or key is not None:
@@ -66,7 +65,7 @@ async def submit(request: Request, opened: Open, queue: Queue, principal: Princi
         return json_response({"tasks": answers}, 202)
     task = _prepare(queue, submissions, principal, key)
     (receipt,) = await _take(opened, queue, [task])
-    seen = None if wait is None else await _wait(opened.session, task, wait)
+    seen = None if wait is None else await _wait(opened, task, wait)
     if seen is not None and seen.state in FINAL_STATES:
         return json_response(status_json(seen), 200, {"preference-applied": f"wait={wait}", **_replayed(receipt)})
     if seen is not None:
@@ -167,13 +166,13 @@ def _prepare(queue: Queue, submission: Submission, principal: Principal, key: st
     return queue.prepare(submission.name, submission.args, options)
 
 
-async def _wait(session: Session, task: Task, seconds: int) -> Status | None:
+async def _wait(opened: Open, task: Task, seconds: int) -> Status | None:
     """The task's status once it has ended, or else as it is by then; it goes on. None where nobody can tell."""
     try:
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await session.wait_for_result(task.queue, task.id)
-        return await session.broker.status(task.queue, task.id)
+            async with opened.hub.patience(seconds):
+                await opened.session.wait_for_result(task.queue, task.id)
+        return await opened.session.broker.status(task.queue, task.id)
     except (BrokerError, ResultExpired):
         # The task is durable. An error would say that it is not, and the client would submit it again.
         return None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import resource
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -77,6 +78,8 @@ class Hub:
         self._subs: set[Subscription] = set()
         self._followed: dict[_Key, _Followed] = {}
         self._opening = asyncio.Lock()
+        self._limits: set[asyncio.Timeout] = set()
+        self._patience_ends = math.inf
 
     def __repr__(self) -> str:
         return f"<Hub of {len(self._subs)} streams{', draining' if self.draining else ''}>"
@@ -193,9 +196,29 @@ class Hub:
 
     # Ending
 
+    @asynccontextmanager
+    async def patience(self, seconds: float) -> AsyncIterator[None]:
+        """As `asyncio.timeout`, for a request that is held. A drain shortens it to half of its own time, so that the
+        request is answered before its server gives it up."""
+        until = asyncio.get_running_loop().time() + seconds
+        async with asyncio.timeout_at(min(until, self._patience_ends)) as limit:
+            self._limits.add(limit)
+            try:
+                yield
+            finally:
+                self._limits.discard(limit)
+
+    def _lose_patience(self, seconds: float) -> None:
+        self._patience_ends = asyncio.get_running_loop().time() + seconds
+        for limit in self._limits:
+            until = limit.when()
+            if until is not None and until > self._patience_ends:
+                limit.reschedule(self._patience_ends)
+
     async def drain(self, seconds: float) -> None:
         """Send all streams away, evenly over so many seconds, in random order. New ones are refused meanwhile."""
         self.draining = True
+        self._lose_patience(seconds / 2)
         leaving = list(self._subs)
         random.shuffle(leaving)
         loop = asyncio.get_running_loop()
