@@ -14,7 +14,7 @@ from queuecast.control import HandlerInfo, WorkerAnnounced, encode_control
 from queuecast.errors import BrokerUnavailable, OutcomeUnknown, ResultExpired
 from queuecast.event import TaskEvent
 from queuecast.gateway.catalog import Catalog
-from queuecast.gateway.meters import Meters
+from queuecast.gateway.meters import MAX_NAMES, Meters
 from queuecast.hub.counters import Counters
 from queuecast.hub.hub import Hub
 from queuecast.session import Session
@@ -453,3 +453,21 @@ def test_outputs_are_counted_without_being_decoded():
     last = b'{"type":"output","id":"1","time":"2026-01-01T00:00:00.000Z","output":1}'
     meter.entries([Entry(1, b'{"type":"output", and so on'), Entry(2, last)])
     assert meter.events == 2
+
+
+def test_names_without_end_are_one_figure():
+    meters = Meters(Counters(), Catalog(Queuecast("memory://")))
+    tail = Tail(MemoryBroker(), "reports")
+    meters.follow(tail, 0)
+    (meter,) = tail._listeners
+    for number in range(MAX_NAMES + 50):
+        run = new_run(str(number), f"name {number}")
+        meter.entries([Entry(2 * number + each + 1, body) for each, body in enumerate(run)])
+    assert len(meter.attempts) == MAX_NAMES + 1
+    assert meter.attempts["other", "succeeded"] == 50
+
+
+def new_run(id, name):
+    task = f'"task":{{"id":"{id}","name":"{name}","state":"running","attempt":1}}'
+    head = f'"id":"{id}","seq":1,"time":"2026-01-01T00:00:00.000Z"'
+    return f'{{"type":"task",{head},{task}}}'.encode(), f'{{"type":"result",{head},"state":"succeeded"}}'.encode()

@@ -31,6 +31,9 @@ from .catalog import Catalog
 MAX_TIMED: Final = 100_000
 """Tasks whose waiting or running is being timed. Beyond that the oldest are let go, and are missing in the sums."""
 
+MAX_NAMES: Final = 200
+"""Task names of one queue that are told apart; foreign producers call theirs as they like. Others count as `other`."""
+
 OUTPUT: Final = b'{"type":"output"'
 """How an output begins in a log, which is only counted and not decoded."""
 
@@ -70,6 +73,7 @@ class QueueMeter:
         self._runs = runs.labels(queue)
         self._deliveries = deliveries.labels(queue)
         self._timed: OrderedDict[str, _Timed] = OrderedDict()
+        self._names: set[str] = set()
         self._end = end
         self._head = msgspec.json.Decoder(_Head).decode
 
@@ -109,9 +113,15 @@ class QueueMeter:
         timed = self._timed.pop(head.id, None)
         if not new:
             return
-        self.attempts[timed.name if timed else "", outcome] += 1
+        self.attempts[self._name(timed.name) if timed else "", outcome] += 1
         if timed is not None and head.seq is not None:
             self._runs.observe(max(0.0, _moment(head.time) - timed.since))
+
+    def _name(self, name: str) -> str:
+        if name not in self._names and len(self._names) >= MAX_NAMES:
+            return "other"
+        self._names.add(name)
+        return name
 
     def _time(self, id: str, name: str, since: float) -> None:
         self._timed[id] = _Timed(name, since)
