@@ -202,14 +202,18 @@ def test_a_gateway_that_cannot_start_ends_the_whole(tmp_path):
     assert "starting it again" not in answer.stderr
 
 
-@pytest.mark.parametrize("arguments", [("worker",), ("run", "--port", 0), ("run", "--port", 0, *SEVERAL)])
-def test_a_database_that_is_taken_away_ends_a_worker_that_says_what_to_do(tmp_path, arguments):
+@pytest.mark.parametrize(
+    ("arguments", "processes"), [(("worker",), 1), (("run", "--port", 0), 1), (("run", "--port", 0, *SEVERAL), 3)]
+)
+def test_a_database_that_is_taken_away_ends_a_worker_that_says_what_to_do(tmp_path, arguments, processes):
     (tmp_path / "hasty.py").write_text(
         "from queuecast.brokers.sqlite import duties\nduties.LEASE_SECONDS = 1.0\nfrom shop import qc\n"
     )
     command, *options = [free_port() if each == 0 else each for each in arguments]
     with started(command, "hasty:qc", *options, folder=tmp_path) as program:
-        program.until("is ready")
+        for _ in range(processes):
+            # Whoever is not there yet would make a new one.
+            program.until("is ready|accepts connections")
         (tmp_path / "queuecast.db").unlink()
         assert program.wait() == 8
         said = program.rest()
