@@ -37,7 +37,7 @@ class House:
         async with self.qc.running():
             session = await self.qc.session()
             await session.declare(self.queue.name)
-            async with Worker(self.qc, session.broker, concurrency=1).running():
+            async with Worker(self.qc, session, concurrency=1).running():
                 yield self
 
     def send(self, body, *, type="double", **properties):
