@@ -78,15 +78,15 @@ class QueueMeter:
         self._head = msgspec.json.Decoder(_Head).decode
 
     def entries(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            new = entry.offset > self._end
+        for offset, body in entries:
+            new = offset > self._end
             self.events += new
             # Outputs are most of a busy log.
-            if not entry.body.startswith(OUTPUT):
-                self._count(self._head(entry.body), new)
+            if not body.startswith(OUTPUT):
+                self._count(self._head(body), new)
         # Of each batch the last, so that the clock is asked once.
         if new:
-            self._deliveries.observe(max(0.0, time.time() - _moment(self._head(entry.body).time)))
+            self._deliveries.observe(max(0.0, time.time() - _moment(self._head(body).time)))
 
     def restarted(self, reason: str, at: Cursor) -> None:
         # It may be another log, with offsets of its own; what comes from it is new.

@@ -14,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import chain
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from ..brokers.base import Broker, Entry
 from ..cursor import Cursor
@@ -30,10 +30,14 @@ from .window import CHUNK_BYTES, Window
 
 logger = logging.getLogger(__name__)
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 SLICE: Final = 256
 """Writes to filtered subscriptions before the event loop may do something else."""
+
+_Filter: TypeAlias = tuple[str | None, str | None]
+"""Whose events are shown: those of a task, of an owner, or of a task if it is the owner's."""
 
 
 class Fanout:
@@ -60,8 +64,7 @@ class Fanout:
         """How far the filtered ones have been served."""
         self._cohorts: deque[Cohort] = deque()
         """In the order of their turns. The first is at the window's end only if all are."""
-        self._by_task: dict[str, set[Subscription]] = {}
-        self._by_owner: dict[str, set[Subscription]] = {}
+        self._filtered: dict[_Filter, set[Subscription]] = {}
         self._passing = False
         self._waiting: list[tuple[Place, asyncio.Future[None]]] = []
         self._awaited: dict[str, set[tuple[str | None, asyncio.Future[None]]]] = {}
@@ -120,7 +123,7 @@ class Fanout:
 
     def _cut_all(self) -> None:
         """Where some may have missed what others got: they come back with the cursors of what they have."""
-        for sub in chain(*(tuple(cohort.subs) for cohort in self._cohorts), self._filtered()):
+        for sub in chain(*(tuple(cohort.subs) for cohort in self._cohorts), self._all_filtered()):
             sub.abort("failed")
         self._cohorts.clear()
         self._dispatched = self.window.end
@@ -152,7 +155,7 @@ class Fanout:
     def _dispatch(self) -> None:
         """Each frame to those whom it concerns."""
         end = self.window.end
-        if self._by_task or self._by_owner or self._awaited:
+        if self._filtered or self._awaited:
             end = self._dispatch_some(self.window.frames(self._dispatched, end))
         self._dispatched = end
 
@@ -175,18 +178,20 @@ class Fanout:
         self.counters.deliveries += count
         return index
 
-    def _concerned(self, frame: Frame) -> Iterable[Subscription]:
-        if frame.task is None:
-            return self._filtered()
+    def _concerned(self, frame: Frame) -> tuple[Subscription, ...]:
+        """A copy, because who has got its task's result leaves at once."""
+        task, owner = frame.task, frame.owner
+        if task is None:
+            return self._all_filtered()
         if self._awaited:
-            self._tell_awaiting(frame.task, frame.owner)
-        found = [sub for sub in self._by_task.get(frame.task, ()) if sub.owner is None or sub.owner == frame.owner]
-        if frame.owner is not None and self._by_owner:
-            found += self._by_owner.get(frame.owner, ())
+            self._tell_awaiting(task, owner)
+        found = tuple(self._filtered.get((task, None), ()))
+        if owner is not None:
+            found += (*self._filtered.get((task, owner), ()), *self._filtered.get((None, owner), ()))
         return found
 
-    def _filtered(self) -> tuple[Subscription, ...]:
-        return tuple(chain.from_iterable(chain(self._by_task.values(), self._by_owner.values())))
+    def _all_filtered(self) -> tuple[Subscription, ...]:
+        return tuple(chain.from_iterable(self._filtered.values()))
 
     # One subscription's way
 
@@ -221,8 +226,7 @@ class Fanout:
             sub.replay.stop()
         if sub.live:
             self._fall_behind(sub)
-        _remove(self._by_task, sub.task, sub)
-        _remove(self._by_owner, sub.owner, sub)
+        _remove(self._filtered, (sub.task, sub.owner), sub)
         self._on_leave(sub, reason)
 
     def cursor_of(self, sub: Subscription) -> str:
@@ -291,10 +295,8 @@ class Fanout:
         if sub.closed or not sub.ready:
             return
         sub.live = True
-        if sub.task is not None:
-            self._by_task.setdefault(sub.task, set()).add(sub)
-        elif sub.owner is not None:
-            self._by_owner.setdefault(sub.owner, set()).add(sub)
+        if sub.filtered:
+            self._filtered.setdefault((sub.task, sub.owner), set()).add(sub)
         else:
             cohort = Cohort(sub.index, sub.wrote_at)
             cohort.add(sub)
@@ -346,8 +348,8 @@ class Fanout:
                 future.set_result(None)
 
 
-def _remove(table: dict[str, set[T]], key: str | None, item: T) -> None:
-    if key is not None and key in table:
+def _remove(table: dict[K, set[T]], key: K, item: T) -> None:
+    if key in table:
         table[key].discard(item)
         if not table[key]:
             del table[key]

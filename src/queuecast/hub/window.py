@@ -41,9 +41,10 @@ class _Index:
         self.offsets: list[int] = []
         self.indexes: list[int] = []
 
-    def add(self, offset: int, index: int) -> None:
-        self.offsets.append(offset)
-        self.indexes.append(index)
+    def add(self, offsets: list[int], index: int) -> None:
+        """The first of them stands at `index`, the others right behind it."""
+        self.offsets += offsets
+        self.indexes += range(index, index + len(offsets))
 
     def drop_before(self, base: int) -> None:
         gone = bisect_left(self.indexes, base)
@@ -82,30 +83,30 @@ class Window:
 
     def extend(self, queue: str, entries: Sequence[Entry]) -> None:
         """At least one entry."""
-        index, identity = self._indexes[queue], self.at[queue].identity
+        identity = self.at[queue].identity
+        alone = len(self.at) == 1
+        frames = []
         for offset, body in entries:
             cursor = text_at(identity, offset, body)
-            index.add(offset, self.end)
-            self._add(event_frame(queue, body, cursor, self._id(queue, cursor), self.named))
+            id = cursor if alone else format_vector({**self.at, queue: cursor})
+            frames.append(event_frame(queue, body, cursor, id, self.named))
+        self._indexes[queue].add([offset for offset, _ in entries], self.end)
+        self._add(frames)
         self.at[queue] = cursor_at(identity, *entries[-1])
-
-    def _id(self, queue: str, cursor: str) -> str:
-        """The SSE id of a stream that has come to this cursor of the queue's log."""
-        return cursor if len(self.at) == 1 else format_vector({**self.at, queue: cursor})
 
     def restart(self, queue: str, reason: str, at: Cursor) -> None:
         """The queue's log is another one from here on: everybody is told, in order, by a frame like any other."""
         asked = text_of(self.at)
         self.at[queue] = at
         id = text_of(self.at)
-        self._add(Frame(reset_frame(reason, asked, id), queue, str(at), id))
+        self._add([Frame(reset_frame(reason, asked, id), queue, str(at), id)])
         self._indexes[queue] = _Index(at.offset, self.end)
 
-    def _add(self, frame: Frame) -> None:
-        self._frames.append(frame)
-        self._bytes += len(frame.data)
+    def _add(self, frames: list[Frame]) -> None:
+        self._frames += frames
+        self._bytes += sum(len(frame.data) for frame in frames)
         self._joined.clear()
-        self.end += 1
+        self.end += len(frames)
 
     def surplus(self) -> int:
         """How many of the oldest frames lie beyond the bounds."""
