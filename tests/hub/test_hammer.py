@@ -17,6 +17,7 @@ EVENTS = 2_000
 CLIENTS = 12
 
 
+@pytest.mark.bound(60)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("frames", "chunk"), [(50, 600), (10_000, 65_536)])
 @pytest.mark.parametrize("owner", [None, "ann"])
