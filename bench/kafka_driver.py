@@ -1,7 +1,7 @@
 """Kafka's driver, and beside it the plain client: how much a second through one process?
 
-Tasks put into 12 partitions and taken again, events appended and read, and the log of finished tasks folded by a
-gateway without its private file. Wants a Kafka that is running; the topics that it makes there are deleted again.
+Tasks put into 12 partitions and taken again, events appended and read; `rebuild.py` has the folding of them. Wants a
+Kafka that is running; the topics that it makes there are deleted again.
 """
 
 import argparse
@@ -9,17 +9,14 @@ import asyncio
 import secrets
 import time
 from functools import partial
-from pathlib import Path
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
-from lib import filed_log, options, proc, report, trials
+from lib import filed_log, kafka, options, report, trials
 from msgspec import Raw
 
 from queuecast.brokers.base import Retention
 from queuecast.brokers.folded.driver import Parcel
-from queuecast.brokers.folded.projection import Projection
-from queuecast.brokers.folded.table import Table
 from queuecast.brokers.folded.wire import pack
 from queuecast.brokers.kafka import KafkaDriver
 from queuecast.codec import encode_event
@@ -52,7 +49,7 @@ async def tasks(driver, queue, count):
     return {"tasks_put_per_s": count / put, "tasks_taken_per_s": count / took}
 
 
-async def events(driver, queue, table, count):
+async def events(driver, queue, count):
     bodies = [encode_event(event) for number in range(count) for event in filed_log.story(number)]
     began = time.perf_counter()
     for start in range(0, len(bodies), AT_ONCE):
@@ -64,30 +61,20 @@ async def events(driver, queue, table, count):
         if page.upto >= last:
             break
     read = time.perf_counter() - began
-    projection = Projection(driver, queue, KEEP_ALL, Table(table))
-    began = time.perf_counter()
-    await projection.start()
-    await projection.reaches(last)
-    folded = time.perf_counter() - began
-    counted = projection.counts()["succeeded"]
-    await projection.stop()
-    if counted != count:
-        raise RuntimeError(f"{counted} tasks were folded, not {count}")
     return {
         "events_appended_per_s": len(bodies) / appended,
         "events_read_per_s": len(bodies) / read,
-        "events_folded_per_s": len(bodies) / folded,
     }
 
 
-async def measure(address, queue, table, chosen):
+async def measure(address, queue, chosen):
     driver = KafkaDriver(f"kafka://{address}", KEEP_ALL)
     await driver.open()
     try:
         await driver.declare(queue, None)
         return {
             **await tasks(driver, queue, chosen.tasks),
-            **await events(driver, queue, table, chosen.finished),
+            **await events(driver, queue, chosen.finished),
         }
     finally:
         await driver.close()
@@ -96,10 +83,9 @@ async def measure(address, queue, table, chosen):
 def ours(chosen):
     queue = f"bench-{secrets.token_hex(4)}"
     try:
-        with proc.workdir() as folder:
-            return asyncio.run(measure(chosen.kafka, queue, Path(folder) / "table.db", chosen))
+        return asyncio.run(measure(chosen.kafka, queue, chosen))
     finally:
-        delete(chosen.kafka, queue, f"_qc.events.{queue}")
+        kafka.delete(chosen.kafka, queue, f"_qc.events.{queue}")
 
 
 def plain(chosen):
@@ -128,20 +114,14 @@ def plain(chosen):
             raise RuntimeError("some of it was not confirmed")
         return {"produced_per_s": count / took}
     finally:
-        delete(chosen.kafka, topic)
-
-
-def delete(address, *topics):
-    admin = AdminClient({"bootstrap.servers": address})
-    for deleted in admin.delete_topics([*topics]).values():
-        deleted.result()
+        kafka.delete(chosen.kafka, topic)
 
 
 def main() -> None:
     parser = options.parser(__doc__)
     parser.add_argument("--kafka", default="127.0.0.1:9092", help="host:port")
     parser.add_argument("--tasks", type=int, default=20_000)
-    parser.add_argument("--finished", type=int, default=100_000, help="tasks in the log that is read and folded")
+    parser.add_argument("--finished", type=int, default=100_000, help="tasks in the log that is read")
     chosen: argparse.Namespace = parser.parse_args()
     todo = {("queuecast", "driver"): partial(ours, chosen), ("confluent-kafka", "plain"): partial(plain, chosen)}
     report.emit("kafka_driver", vars(chosen), trials.interleaved(todo, chosen.rounds))

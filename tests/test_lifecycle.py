@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from queuecast import lifecycle
 from queuecast.event import Event, OutputEvent, Progress, ResultEvent, TaskEvent, TaskInfo
-from queuecast.lifecycle import LIVE, RULES, Record, apply, kind_of
+from queuecast.lifecycle import LIVE, RULES, Record, apply, kind_of, whole_life
 from queuecast.task import STATES, State
 
 
@@ -435,6 +435,66 @@ class World:
         elif self.cancels and fate < 0.13:
             self.log.append(event("cancelled"))
             self.cancels = False
+
+
+# Whole lives
+
+
+@pytest.mark.parametrize(
+    ("words", "is_plain"),
+    [
+        ("queued, a1 running, a2 succeeded", True),
+        ("queued, a1 running, a2 progress, a3 output, a4 failed", True),
+        ("queued, a1 running, a2 output", False),
+        ("queued, a1 running, a3 succeeded", False),
+        ("queued, a1 running, a2 output, a2 output, a3 succeeded", False),
+        ("queued, a1 running, b2 succeeded", False),
+        ("queued, a1 running, cancelled", False),
+        ("queued, a1 running, a2 succeeded, a3 failed", False),
+        ("queued, a1 running, a2 retrying, b1 running, b2 succeeded", False),
+        ("a1 queued, a1 running, a2 succeeded", False),
+        ("scheduled, a1 running, a2 succeeded", False),
+        ("queued, running, a2 succeeded", False),
+        ("queued, a2 progress, a3 succeeded", False),
+        ("queued, succeeded", False),
+        ("", False),
+    ],
+)
+def test_plain_lives_are_told_at_once(words, is_plain):
+    told = whole_life(history(words))
+    assert told == (fold(history(words))[0] if is_plain else None)
+
+
+words = st.sampled_from(["queued", "running", "cancelled"]) | st.builds(
+    "{}{} {}".format,
+    st.sampled_from("ab"),
+    st.integers(1, 4),
+    st.sampled_from(["queued", "running", "progress", "output", "retrying", "succeeded", "failed"]),
+)
+plain_lives = st.integers(0, 3).flatmap(
+    lambda within: st.tuples(
+        st.just("queued"),
+        st.just("a1 running"),
+        *(st.sampled_from([f"a{seq} progress", f"a{seq} output"]) for seq in range(2, within + 2)),
+        st.sampled_from([f"a{within + 2} succeeded", f"a{within + 2} failed"]),
+    )
+)
+
+
+@given(
+    plain_lives,
+    st.lists(st.tuples(st.integers(0, 5), words), max_size=2),
+    st.lists(st.integers(1, 3), min_size=8, max_size=8),
+    st.booleans(),
+)
+def test_what_is_told_of_a_life_at_once_is_told_of_it_event_by_event(life, changes, attempts, alone):
+    said = list(life)
+    for place, word in changes:
+        said[place : place + 1] = [word]
+    events = [event(each, attempt, alone=alone) for each, attempt in zip(said, attempts, strict=False)]
+    told = whole_life(events)
+    assert told is None or (told, events) == fold(events)
+    assert told is not None or changes
 
 
 WORLDS = 20_000

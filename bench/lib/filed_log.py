@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 
 from msgspec import Raw
@@ -35,12 +35,15 @@ def story(number: int) -> list[Event]:
     ]
 
 
+def mixed(numbers: Iterable[int]) -> list[bytes]:
+    """The events of some tasks, each step of all of them before the next."""
+    return [encode_event(event) for step in zip(*map(story, numbers), strict=True) for event in step]
+
+
 def write(file: Path, tasks: int) -> None:
     with file.open("wb") as lines:
         for start in range(0, tasks, AT_ONCE):
-            stories = [story(number) for number in range(start, min(start + AT_ONCE, tasks))]
-            for step in zip(*stories, strict=True):
-                lines.writelines(encode_event(event) + b"\n" for event in step)
+            lines.writelines(body + b"\n" for body in mixed(range(start, min(start + AT_ONCE, tasks))))
 
 
 class FiledLog:

@@ -54,6 +54,8 @@ def decode_event(body: bytes, cursor: str = "") -> Event:
     return event
 
 
+_LF, _CR = b"\n\r"
+
 _LEAST: Final = '{"type":"output","id":"","queue":"","attempt":1,"time":"","output":,"index":0}'
 _SHALLOW_BYTES: Final = 2 * MAX_DEPTH + len(_LEAST)
 """Bytes of an event up to which it has no room for MAX_DEPTH brackets beside what it must say."""
@@ -65,7 +67,7 @@ def read_head(body: bytes) -> Head | None:
     Whatever has a head is read by `decode_event` and fits on one line, which an SSE frame rests on.
     """
     size = len(body)
-    if body.find(10) >= 0 or body.find(13) >= 0 or size > MAX_EVENT_BYTES:
+    if _LF in body or _CR in body or size > MAX_EVENT_BYTES:
         return None
     try:
         if not body.isascii() and one_line(body.decode().encode()) != body:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from queuecast.brokers.base import Entry, Retention
-from queuecast.brokers.folded import bodies, fold, projection, ring
+from queuecast.brokers.folded import bodies, fold, folding, projection, ring
 from queuecast.brokers.folded.projection import Projection
 from queuecast.brokers.folded.table import Table
 from queuecast.codec import decode_event, encode_event
@@ -79,7 +79,7 @@ def site(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
-    monkeypatch.setattr(projection, "RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(folding, "RETRY_SECONDS", 0.001)
 
 
 # The naive fold, to compare with
@@ -183,8 +183,8 @@ def test_a_log_folded_in_pieces_shows_the_same_as_folded_whole(bodies, cuts, siz
                     await is_the_same(made, site.log.entries)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(projection, "FOLD_BATCH", sizes[0])
-        patch.setattr(projection, "SAVE_ROWS", sizes[1])
+        patch.setattr(folding, "FOLD_BATCH", sizes[0])
+        patch.setattr(folding, "SAVE_ROWS", sizes[1])
         patch.setattr(ring, "RING_ENTRIES", sizes[2])
         asyncio.run(run())
 
@@ -323,8 +323,9 @@ async def test_a_log_that_takes_too_long_is_said_to_be_read_still(site, monkeypa
     async with site.projecting() as made:
         with pytest.raises(BrokerUnavailable, match="not show"):
             await made.includes(1)
+        made._folding.upto = -1
         with pytest.raises(BrokerUnavailable, match="still"):
-            await made.reaches(1)
+            await made.caught_up()
 
 
 async def test_entries_that_are_no_events_are_skipped_and_told_once_in_a_while(site, caplog):
@@ -401,7 +402,7 @@ async def test_an_earlier_submission_is_known(site):
         )
         site.write(cancelled(task))
         await made.caught_up()
-        made._save()
+        made._folding.save()
         known = await made.known(task.id)
         assert (known.state, known.fingerprint) == ("cancelled", event.task.fingerprint)
         assert known.cursor == await made.end()
@@ -596,7 +597,7 @@ async def test_what_the_server_has_trimmed_itself_is_gone(site):
         await anext(reader)
         await made.caught_up()
         site.log.trim(site.log.entries[2].offset)
-        await made._notice(site.log.bounds())
+        await made._folding._notice(site.log.bounds())
         assert made.bounds().first == site.log.bounds().first
         assert await made.status(old.task.id) is None
         assert (await made.status(new.task.id)).state == "succeeded"
@@ -676,7 +677,7 @@ async def test_bounds_that_tell_of_another_log_are_believed(site):
         waiting = asyncio.ensure_future(anext(reader))
         await turns()
         site.log.identity = "another"
-        await made._notice(site.log.bounds())
+        await made._folding._notice(site.log.bounds())
         with pytest.raises(ResetRequired, match="other-log"):
             await waiting
         await made.caught_up()
@@ -739,7 +740,7 @@ async def test_a_file_that_fails_in_use_is_folded_again_and_readers_notice_nothi
     run = Run(new_task())
     site.write(submitted(run.task), run.running())
     async with site.projecting() as made, aclosing(made.read(made.bounds().last)) as reader:
-        made._table._db.executescript("DROP TABLE task")
+        made._folding._table._db.executescript("DROP TABLE task")
         with pytest.raises(BrokerUnavailable):
             await made.statuses()
         await made.caught_up()
@@ -753,7 +754,7 @@ async def test_a_file_that_fails_again_and_again_is_given_up(site, caplog):
     site.write(submitted(new_task()))
     async with site.projecting() as made:
         for _ in range(3):
-            made._table._db.executescript("DROP TABLE task")
+            made._folding._table._db.executescript("DROP TABLE task")
             with pytest.raises(BrokerUnavailable):
                 await made.statuses()
             await made.caught_up()
@@ -777,7 +778,7 @@ async def test_forgetting_goes_in_steps(site, monkeypatch):
         site.write(submitted(new_task()))
     async with site.projecting() as made:
         entries = site.log.entries
-        steps = made._get().steps(entries[15].offset)
+        steps = made._folding.fold.steps(entries[15].offset)
         assert len(steps) > 5
         assert steps == sorted(steps)
         assert steps[-1] == entries[15].offset

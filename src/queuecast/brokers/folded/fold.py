@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from itertools import pairwise, takewhile
 from sys import intern
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
 from ...codec import read_head
 from ...cursor import Cursor, cursor_at
 from ...event import Head
-from ...lifecycle import Record, apply
+from ...lifecycle import Record, apply, whole_life
 from ...task import STATES, State, timestamp
 from ..base import Bounds, Entry, Retention
 from .row import Row, seconds_of
@@ -47,6 +47,20 @@ class Checkpoint(Struct, frozen=True):
     """Of the last event shown, or the latest before it."""
     size: int = 0
     """Bytes of all events ever shown."""
+
+
+Story: TypeAlias = list[tuple[int, Head]]
+"""One task's events among some entries, each with its place there."""
+
+
+class Taken(NamedTuple):
+    """What became of some entries."""
+
+    shown: Sequence[Entry]
+    size: int
+    """Bytes of those."""
+    waiting: list[Row]
+    """Tasks that have begun to wait, some of which may wait no more."""
 
 
 class Fold:
@@ -100,61 +114,90 @@ class Fold:
         ids = {head.id for head in heads if head is not None}
         return ids - self.live.keys() - self.unsaved.keys()
 
-    def take(
-        self, entries: Sequence[Entry], heads: Sequence[Head | None], ended: Container[str], now: float
-    ) -> tuple[list[Entry], list[Row]]:
-        """Fold entries, of which `heads` are read and `ended` says which of the `unknown` tasks have ended.
+    def take(self, entries: Sequence[Entry], ended: Callable[[Collection[str]], Container[str]], now: float) -> Taken:
+        """Fold entries, at least one. `ended` tells which of these tasks, all unknown here, have ended before.
 
-        Returns what is shown, and the tasks that have begun to wait.
+        What becomes of a task rests on its own events alone. So those of each task are folded together, and most is
+        done once for a task and not for each event: a gateway that begins comes through here for all there are.
         """
-        live, unsaved, counts, refuse = self.live, self.unsaved, self.counts, self.refused.append
-        time, latest = "", timestamp(now)
-        shown: list[Entry] = []
-        waiting: list[Row] = []
-        for entry, head in zip(entries, heads, strict=True):
-            offset, body = entry
+        heads = [read_head(entry.body) for entry in entries]
+        stories: defaultdict[str, Story] = defaultdict(list)
+        refused: list[int] = []
+        for place, head in enumerate(heads):
             if head is None:
-                self.unreadable += 1
-                refuse(offset)
-                continue
-            id = head.id
+                refused.append(place)
+            else:
+                stories[head.id].append((place, head))
+        self.unreadable += len(refused)
+        live, unsaved, waiting = self.live, self.unsaved, list[Row]()
+        over = ended([id for id in stories if id not in live and id not in unsaved])
+        for id, story in stories.items():
             row = live.get(id)
-            known = row.record if row is not None else None
-            record = None if row is None and (id in unsaved or id in ended) else apply(known, head)
-            if record is None:
-                refuse(offset)
+            if row is None and (id in unsaved or id in over):
+                refused += [place for place, _ in story]
+            else:
+                self._tell(row, story, entries, refused, waiting)
+        self.place = cursor_at(self.place.identity, *entries[-1])
+        if refused:
+            self.refused += [entries[place].offset for place in sorted(refused)]
+            left = sorted(set(range(len(entries))).difference(refused))
+            entries, heads = [entries[place] for place in left], [heads[place] for place in left]
+        return Taken(entries, self._measure(entries, heads, now), waiting)
+
+    def _tell(
+        self, row: Row | None, story: Story, entries: Sequence[Entry], refused: list[int], waiting: list[Row]
+    ) -> None:
+        """Fold one task's events, where it may not have ended before."""
+        known = record = None if row is None else row.record
+        last = -1
+        if row is None and (end := whole_life([head for _, head in story])) is not None:
+            (first, head), (last, _) = story[0], story[-1]
+            row, record, story = _new_row(head, end, entries[first].offset), end, []
+            waiting.append(row)
+        for place, head in story:
+            after = apply(record, head)
+            if after is None:
+                refused.append(place)
                 continue
-            if row is None or known is None:
-                row = live[id] = _new_row(head, record, offset)
-                counts[record.state] += 1
-            elif record.state != known.state:
-                counts[known.state] -= 1
-                counts[record.state] += 1
-            row.record, row.last, row.body = record, offset, body
-            if not row.name and head.type == "task":
-                row.name = intern(head.task.name)
-            unsaved[id] = row
-            if record.final:
-                del live[id]
-            elif head.type == "task" and head.task.state != "running":
-                row.time, row.delay = head.time, head.task.delay or 0.0
-                waiting.append(row)
-            if self._size >= self._next_mark_size or head.time >= self._next_mark_time:
-                self._mark(offset, min(head.time, latest))
-            self._size += len(body)
-            time = head.time
-            shown.append(entry)
+            record, last = after, place
+            if row is None:
+                row = _new_row(head, record, entries[place].offset)
+            if head.type == "task":
+                row.name = row.name or intern(head.task.name)
+                if record.state != "running":
+                    row.time, row.delay = head.time, head.task.delay or 0.0
+                    waiting.append(row)
+        if row is None or record is None or last < 0:
+            return
+        row.record = record
+        row.last, row.body = entries[last]
+        self.unsaved[row.id] = row
+        if known is not None:
+            self.counts[known.state] -= 1
+        self.counts[record.state] += 1
+        if not record.final:
+            self.live[row.id] = row
+        elif known is not None:
+            del self.live[row.id]
+
+    def _measure(self, shown: Sequence[Entry], heads: Sequence[Head | None], now: float) -> int:
+        """The bytes of what is shown, which lie in segments from now on."""
+        size, time, latest = self._size, "", timestamp(now)
+        for (offset, body), head in zip(shown, heads, strict=True):
+            time = head.time  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
+            if size >= self._next_mark_size or time >= self._next_mark_time:
+                self._mark(offset, min(time, latest), size)
+            size += len(body)
         if shown:
             self.last = shown[-1].offset
             self._time = max(self._time, min(time, latest))
-        if entries:
-            self.place = cursor_at(self.place.identity, *entries[-1])
-        return shown, waiting
+        grown, self._size = size - self._size, size
+        return grown
 
-    def _mark(self, offset: int, time: str) -> None:
+    def _mark(self, offset: int, time: str, size: int) -> None:
         if self._marks:
             time = max(time, self._marks[-1].time)
-        mark = Mark(offset, time, self._size)
+        mark = Mark(offset, time, size)
         self._marks.append(mark)
         self.new_marks.append(mark)
         self._plan_mark()
@@ -213,19 +256,23 @@ class Fold:
 
     def saved(self) -> None:
         """What has changed is on disk now."""
-        for row in self.unsaved.values():
-            row.seal()
         self.unsaved.clear()
         self.refused.clear()
         self.new_marks.clear()
 
 
-def read_heads(entries: Sequence[Entry]) -> list[Head | None]:
-    return [read_head(entry.body) for entry in entries]
-
-
 def _new_row(head: Head, record: Record, offset: int) -> Row:
-    row = Row(head.id, "", None if head.owner is None else intern(head.owner), offset, offset, record)
-    if head.type == "task":
-        row.expires_at, row.fingerprint = head.task.expires_at, head.task.fingerprint
-    return row
+    owner = None if head.owner is None else intern(head.owner)
+    if head.type != "task":
+        return Row(head.id, "", owner, offset, offset, record)
+    task = head.task
+    return Row(
+        head.id,
+        intern(task.name),
+        owner,
+        offset,
+        offset,
+        record,
+        expires_at=task.expires_at,
+        fingerprint=task.fingerprint,
+    )

@@ -14,7 +14,7 @@ from typing import Final
 
 from ...codec import encode_event
 from ...errors import BrokerError, TooLarge
-from ...event import ErrorInfo, Event, ResultEvent
+from ...event import ErrorInfo, Event, ResultEvent, ended
 from ...task import timestamp
 from ..base import External, Status
 from .driver import Driver, Handed
@@ -75,10 +75,7 @@ class Following:
         now = time.time()
         due = self.projection.ends_due(now)
         if due:
-            events = [
-                _ended(self._queue, each.id, now, owner=each.owner, attempt=each.attempt, error=each.error)
-                for each in due
-            ]
+            events = [ended(each, "failed", now, attempt=each.attempt, error=each.error) for each in due]
             number = await self._driver.append(self._queue, [encode_event(event) for event in events])
             await self.projection.includes(number)
             return
@@ -125,7 +122,7 @@ class Following:
         result, error = result_of(handed.message)
         now = time.time()
         if error is not None:
-            return _ended(self._queue, status.id, now, owner=status.owner, attempt=status.attempt, error=error)
+            return ended(status, "failed", now, attempt=status.attempt, error=error)
         event = ResultEvent(
             id=status.id,
             queue=self._queue,
@@ -139,7 +136,7 @@ class Following:
             encode_event(event)
         except TooLarge as flaw:
             too_large = ErrorInfo("result-too-large", str(flaw))
-            return _ended(self._queue, status.id, now, owner=status.owner, attempt=status.attempt, error=too_large)
+            return ended(status, "failed", now, attempt=status.attempt, error=too_large)
         return event
 
     async def _known(self, id: str) -> Status | None:
@@ -150,9 +147,3 @@ class Following:
                     await self.projection.submitted_to()
                 return status
         return await self.projection.status(id)
-
-
-def _ended(queue: str, id: str, now: float, *, owner: str | None, attempt: int, error: ErrorInfo) -> Event:
-    return ResultEvent(
-        id=id, queue=queue, attempt=attempt, time=timestamp(now), owner=owner, state="failed", error=error
-    )

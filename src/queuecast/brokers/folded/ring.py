@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Final
 
 from ..base import Entry
@@ -14,43 +15,59 @@ RING_ENTRIES: Final = 20_000
 RING_BYTES: Final = 16 << 20
 """Bytes of bodies; the same."""
 
+_offset: Final = itemgetter(0)
+
 
 class Ring:
-    """Holds everything that is shown after `start`."""
+    """Holds everything that is shown after `start`: an older half, which goes as a whole, and a newer one that grows.
+
+    So nothing is done for each entry, unless it is asked for.
+    """
 
     def __init__(self, start: int) -> None:
         self.start = start
-        self._entries: list[Entry] = []
-        self._offsets: list[int] = []
+        self._older: list[Entry] = []
+        self._newer: list[Entry] = []
         self._size = 0
+        """Bytes of the newer half."""
 
-    def add(self, entries: Sequence[Entry]) -> None:
-        self._entries += entries
-        self._offsets += [entry.offset for entry in entries]
-        self._size += sum([len(entry.body) for entry in entries])
-        while self._entries and (len(self._entries) > RING_ENTRIES or self._size > RING_BYTES):
-            self._drop((len(self._entries) + 1) // 2)
+    def add(self, entries: Sequence[Entry], size: int) -> None:
+        """Entries with so many bytes together."""
+        self._newer += entries
+        self._size += size
+        if len(self._newer) > RING_ENTRIES // 2 or self._size > RING_BYTES // 2:
+            if self._older:
+                self.start = self._older[-1].offset
+            self._older, self._newer, self._size = self._newer, [], 0
 
     def forget(self, trimmed: int) -> None:
         """Drop what lies up to this offset."""
-        self._drop(bisect_right(self._offsets, trimmed))
+        for half in (self._older, self._newer):
+            del half[: _place(half, trimmed)]
         self.start = max(self.start, trimmed)
 
     def after(self, offset: int, limit: int) -> list[Entry]:
         """What lies after an offset that is not before `start`."""
-        index = bisect_right(self._offsets, offset)
-        return self._entries[index : index + limit]
+        place = _place(self._older, offset)
+        found = self._older[place : place + limit]
+        if len(found) < limit:
+            place = _place(self._newer, offset)
+            found += self._newer[place : place + limit - len(found)]
+        return found
 
     def before(self, count: int) -> int | None:
         """The entry after which there are so many; None where it does not hold it."""
-        return self._offsets[-count - 1] if count < len(self._offsets) else None
+        for half in (self._newer, self._older):
+            if count < len(half):
+                return half[-count - 1].offset
+            count -= len(half)
+        return None
 
     def body(self, offset: int) -> bytes | None:
-        index = bisect_right(self._offsets, offset) - 1
-        return self._entries[index].body if index >= 0 and self._offsets[index] == offset else None
+        found = self.after(offset - 1, 1)
+        return found[0].body if found and found[0].offset == offset else None
 
-    def _drop(self, count: int) -> None:
-        if count:
-            self.start = max(self.start, self._offsets[count - 1])
-            self._size -= sum([len(entry.body) for entry in self._entries[:count]])
-            del self._entries[:count], self._offsets[:count]
+
+def _place(entries: list[Entry], offset: int) -> int:
+    """Of the first entry after an offset."""
+    return bisect_right(entries, offset, key=_offset)

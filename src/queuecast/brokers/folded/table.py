@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -44,6 +45,9 @@ DAMAGED_AGAIN_SECONDS: Final = 600.0
 ASKED_AT_ONCE: Final = 256
 """Ids in one question."""
 
+SAVED_AT_ONCE: Final = 100
+"""Tasks in one statement, where there are so many: a fifth less work than one by one."""
+
 _SUCCEEDED: Final = STATES.index("succeeded")
 
 SCHEMA: Final = f"""
@@ -72,11 +76,19 @@ CREATE TABLE checkpoint (only INTEGER PRIMARY KEY CHECK (only = 1), body BLOB NO
 CREATE TABLE stamp (boot TEXT NOT NULL);
 """
 
-_SAVE: Final = (
-    "INSERT INTO task VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (first) DO UPDATE SET "
-    "name = excluded.name, state = excluded.state, attempt = excluded.attempt, last = excluded.last, "
-    "digest = excluded.digest, live = excluded.live"
-)
+
+def _saving(rows: int) -> str:
+    """The statement that saves so many tasks."""
+    values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows)
+    return (
+        f"INSERT INTO task VALUES {values} ON CONFLICT (first) DO UPDATE SET name = excluded.name, "
+        "state = excluded.state, attempt = excluded.attempt, last = excluded.last, digest = excluded.digest, "
+        "live = excluded.live"
+    )
+
+
+_SAVE: Final = _saving(1)
+_SAVE_MANY: Final = _saving(SAVED_AT_ONCE)
 _COLUMNS: Final = "first, id, name, owner, state, attempt, last, digest, fingerprint, live"
 
 
@@ -114,6 +126,8 @@ class Table:
         self._file = file
         self._db: sqlite3.Connection | None = None
         self._uncommitted = 0
+        self._newest: str | None = None
+        """No UUIDv7 after this one is in it; None where that is not known."""
         self._damaged_at = -inf
 
     def open(self) -> Saved | None:
@@ -152,24 +166,25 @@ class Table:
 
     # Writing
 
-    def save(self, fold: Fold, trimmed: int) -> Mapping[State, int]:
-        """What has changed since the last save, and forget what had ended by `trimmed`: how many in which state.
-
-        A kill undoes it until `commit`.
-        """
+    def save(self, fold: Fold) -> None:
+        """Write what has changed since the last save. A kill undoes it until `commit`."""
         rows = [_row_values(row) for row in fold.unsaved.values()]
-        with self._working() as db:
-            if not db.in_transaction:
-                db.execute("BEGIN")
-            db.executemany(_SAVE, rows)
+        with self._writing() as db:
+            many = len(rows) - len(rows) % SAVED_AT_ONCE
+            for start in range(0, many, SAVED_AT_ONCE):
+                db.execute(_SAVE_MANY, [*chain.from_iterable(rows[start : start + SAVED_AT_ONCE])])
+            db.executemany(_SAVE, rows[many:])
             db.executemany("INSERT INTO refused VALUES (?)", [(offset,) for offset in fold.refused])
             db.executemany("INSERT INTO mark VALUES (?, ?, ?)", fold.new_marks)
-            forgotten = _forget(db, trimmed) if trimmed > fold.trimmed else {}
-            counts = {state: number - forgotten.get(state, 0) for state, number in fold.counts.items()}
-            checkpoint = msgspec.structs.replace(fold.checkpoint, trimmed=trimmed, counts=counts)
-            db.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?)", (_encode(checkpoint),))
+            db.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?)", (_encode(fold.checkpoint),))
         self._uncommitted += len(rows) + len(fold.refused)
-        return forgotten
+        if self._newest is not None:
+            self._newest = max([self._newest, *filter(_is_in_order, fold.unsaved)])
+
+    def forget(self, trimmed: int) -> Mapping[State, int]:
+        """Forget what had ended by this offset: how many in which state. Save what follows from it next."""
+        with self._writing() as db:
+            return _forget(db, trimmed)
 
     @property
     def should_commit(self) -> bool:
@@ -196,9 +211,12 @@ class Table:
 
     def known(self, ids: Collection[str]) -> set[str]:
         """Which of these it holds."""
-        keys = {_key(id): id for id in ids}
+        newest = self._newest
+        keys = {_key(id): id for id in ids if newest is None or id <= newest or not _is_in_order(id)}
         asked = list(keys)
         found: set[str] = set()
+        if not asked:
+            return found
         with self._working() as db:
             for start in range(0, len(asked), ASKED_AT_ONCE):
                 some = asked[start : start + ASKED_AT_ONCE]
@@ -241,6 +259,7 @@ class Table:
         self._db = sqlite3.connect(
             self._file or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=512
         )
+        self._uncommitted, self._newest = 0, None
         with self._working() as db:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=OFF")
@@ -250,6 +269,7 @@ class Table:
             if not tables:
                 db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
                 db.execute("INSERT INTO stamp VALUES (?)", (_BOOT,))
+                self._newest = ""
                 return None
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version != VERSION:
@@ -268,6 +288,13 @@ class Table:
         if self._file is not None:
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{self._file}{suffix}").unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._working() as db:
+            if not db.in_transaction:
+                db.execute("BEGIN")
+            yield db
 
     @contextmanager
     def _working(self) -> Iterator[sqlite3.Connection]:
@@ -318,6 +345,11 @@ def _row(values: Sequence[Any]) -> Row:
         return Row(id, name, owner, first, last, Record(STATES[state], attempt), fingerprint=fingerprint, check=check)
     more = _live(live)
     return Row(id, name, owner, first, last, more.record, more.time, more.delay, more.expires_at, fingerprint, check)
+
+
+def _is_in_order(id: str) -> bool:
+    """Whether it is, or looks like, a UUIDv7: those that are made later sort after it."""
+    return len(id) == 36 and id[14] == "7"
 
 
 def _key(id: str) -> bytes | str:
