@@ -5,10 +5,11 @@ An event's offset is its entry's times MAX_EVENTS + 1, plus its line from 1: a m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from ..base import Entry
+from ..folded.wire import Header
 
 MAX_EVENTS: Final = 1_023
 """Events of an entry. More begin the next one."""
@@ -35,7 +36,7 @@ class Piece(NamedTuple):
 
     place: int
     """Its offset in the stream."""
-    headers: dict[str, object]
+    headers: Mapping[str, Header]
     body: bytes
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
 from ...errors import BrokerUnavailable
+from ..folded.wire import Message
 from . import frames
 from .adoption import not_permitted
 from .entry import Piece
@@ -43,9 +44,7 @@ class Feed:
         raw.add_on_cancel_callback(lambda _: feed._end(BrokerUnavailable(f"{stream} is gone: it was deleted")))
         try:
             await channel.ask(raw.basic_qos, prefetch_count=CREDIT)
-            await channel.ask(
-                raw.basic_consume, queue=stream, on_message_callback=feed._arrive, arguments={OFFSET: start}
-            )
+            await channel.consume(stream, feed._arrive, arguments={OFFSET: start})
         except Refused as refusal:
             if "no_local_stream_replica" in refusal.text:
                 # Only 3.10: this node has no copy of the stream. Another one has.
@@ -82,10 +81,10 @@ class Feed:
         finally:
             self._waiting = None
 
-    def _arrive(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
-        headers = properties.headers
-        self._arrived.append(Piece(int(headers[OFFSET]), headers, body))
-        self._tag = method.delivery_tag
+    def _arrive(self, tag: int, again: bool, message: Message) -> None:
+        headers = message.headers
+        self._arrived.append(Piece(int(headers[OFFSET]), headers, message.body))
+        self._tag = tag
         self._wake()
 
     def _end(self, reason: BrokerUnavailable) -> None:

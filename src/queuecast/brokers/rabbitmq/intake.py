@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any
 
 from ...errors import BrokerUnavailable
 from ..folded.driver import Handed, Intake
@@ -14,15 +13,14 @@ from .adoption import not_permitted
 from .faults import Refused
 from .line import Channel
 from .link import Link
-from .properties import from_amqp
 
 
 class RabbitHanded(Handed):
-    def __init__(self, intake: RabbitIntake, channel: Channel, method: Any, message: Message) -> None:
+    def __init__(self, intake: RabbitIntake, channel: Channel, tag: int, again: bool, message: Message) -> None:
         self._intake = intake
         self._channel = channel
-        self._tag: int = method.delivery_tag
-        self.again = method.redelivered
+        self._tag = tag
+        self.again = again
         self.message = message
 
     def settle(self) -> None:
@@ -66,7 +64,7 @@ class RabbitIntake(Intake):
             return
         self._is_stopped = True
         if self._channel and self._channel.is_open and self._tag:
-            self._channel.raw.basic_cancel(self._tag)  # what is still on its way here, pika gives back
+            self._channel.raw.basic_cancel(self._tag)
         while self._arrived:
             self._arrived.popleft().give_back()
         self._wake()
@@ -94,17 +92,16 @@ class RabbitIntake(Intake):
         self._channel = channel
         try:
             await channel.ask(raw.basic_qos, prefetch_count=self._concurrency)
-            answer = await channel.ask(raw.basic_consume, queue=self._queue, on_message_callback=self._arrive)
+            self._tag = await channel.consume(self._queue, self._arrive)
         except Refused as refusal:
             raise not_permitted(refusal) from None
-        self._tag = answer.method.consumer_tag
         if self._is_stopped and channel.is_open:
             raw.basic_cancel(self._tag)
 
-    def _arrive(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
+    def _arrive(self, tag: int, again: bool, message: Message) -> None:
         assert self._channel is not None
-        self._unsettled.add(method.delivery_tag)
-        handed = RabbitHanded(self, self._channel, method, from_amqp(properties, body))
+        self._unsettled.add(tag)
+        handed = RabbitHanded(self, self._channel, tag, again, message)
         if self._is_stopped:
             handed.give_back()
             return

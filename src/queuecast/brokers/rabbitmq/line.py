@@ -14,6 +14,7 @@ from pika.exceptions import AMQPError
 from ...errors import BrokerUnavailable
 from .address import HANDSHAKE_SECONDS, spoken
 from .faults import why_closed, why_not_connected
+from .incoming import OnMessage, Receiver
 from .sockets import Sockets, Stream
 
 ANSWER_SECONDS: Final = 10.0
@@ -34,6 +35,7 @@ class Line:
         """Why the server takes no messages now, in its words; None: it does."""
         self.on_blocked: list[Callable[[], None]] = []
         """Are called when `blocked` has changed."""
+        stream.incoming.on_taken = self._hear
         raw.add_on_close_callback(lambda _, reason: self._lose(why_closed(reason)))
         raw.add_on_connection_blocked_callback(lambda _, frame: self._block(frame.method.reason))
         raw.add_on_connection_unblocked_callback(lambda *_: self._block(None))
@@ -100,6 +102,10 @@ class Line:
         if not self.lost.done():
             self.lost.set_result(reason)
 
+    def _hear(self, size: int) -> None:
+        """Or pika would take the server for silent, and end the connection."""
+        self._raw.bytes_received += size
+
     def _block(self, reason: str | None) -> None:
         self.blocked = reason
         for tell in self.on_blocked:
@@ -115,6 +121,7 @@ class Channel:
         self.number: int = raw.channel_number
         self.closed: asyncio.Future[BrokerUnavailable] = asyncio.get_running_loop().create_future()
         self._expecting: set[asyncio.Future[Any]] = set()
+        stream.incoming.receivers.pop(self.number, None)  # of an earlier channel that had this number
         raw.add_on_close_callback(lambda _, reason: self._close(why_closed(reason)))
 
     @property
@@ -143,6 +150,16 @@ class Channel:
         except TimeoutError:
             raise BrokerUnavailable(f"RabbitMQ did not answer {question} within {ANSWER_SECONDS:.0f} s") from None
 
+    def receive(self, receiver: Receiver) -> None:
+        """Deliveries or confirms, without pika, until the channel is closed and its number is another's."""
+        self.stream.incoming.receivers[self.number] = receiver
+
+    async def consume(self, queue: str, on_message: OnMessage, **arguments: Any) -> str:
+        """The consumer's tag. Raises as `ask`."""
+        self.receive(Receiver(on_message=on_message))
+        answer = await self.ask(self.raw.basic_consume, queue=queue, on_message_callback=_never, **arguments)
+        return str(answer.method.consumer_tag)
+
     def send(self, frames: bytes) -> None:
         """Without pika; nothing on a channel that is closing, where the server would end the whole connection."""
         if self.is_open:
@@ -160,6 +177,10 @@ class Channel:
         for answer in tuple(self._expecting):
             if not answer.done():
                 answer.set_exception(reason)
+
+
+def _never(*_: Any) -> None:
+    """What pika would call."""
 
 
 def _answer(question: asyncio.Future[Any], answer: Any) -> None:

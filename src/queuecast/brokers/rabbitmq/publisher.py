@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from ...errors import BrokerUnavailable
 from . import frames
+from .incoming import Receiver
 from .line import Channel, Line
 from .link import UP_SECONDS, Link
 
@@ -93,7 +94,8 @@ class Publisher:
     async def attach(self, line: Line) -> None:
         """Go on with a new connection."""
         channel = await line.channel()
-        await channel.ask(channel.raw.confirm_delivery, ack_nack_callback=self._on_confirm)
+        channel.receive(Receiver(on_ack=self._on_ack))
+        await channel.ask(channel.raw.confirm_delivery, ack_nack_callback=self._on_nack)
         channel.raw.add_on_return_callback(self._on_return)
         self._line, self._channel = line, channel
         self._last = self._settled = 0
@@ -178,29 +180,33 @@ class Publisher:
             self._room.clear()
             await self._room.wait()
 
-    def _on_confirm(self, frame: Any) -> None:
-        method = frame.method
-        tag: int = method.delivery_tag
-        if method.multiple:
+    def _on_ack(self, tag: int, multiple: bool) -> None:
+        self._settle(tag, multiple, is_taken=True)
+
+    def _on_nack(self, frame: Any) -> None:
+        self._settle(frame.method.delivery_tag, frame.method.multiple, is_taken=False)
+
+    def _settle(self, tag: int, multiple: bool, *, is_taken: bool) -> None:
+        if multiple:
             for each in range(self._settled + 1, tag + 1):
-                self._settle(each, method)
+                self._settle_one(each, is_taken)
             self._settled = max(self._settled, tag)
         else:
-            self._settle(tag, method)
+            self._settle_one(tag, is_taken)
             if tag == self._settled + 1:
                 self._settled = tag
         self._room.set()
         if self._refused_at is not None:
             self._renew()
 
-    def _settle(self, tag: int, method: Any) -> None:
+    def _settle_one(self, tag: int, is_taken: bool) -> None:
         sent = self._pending.pop(tag, None)
         if sent is None:
             return
         returned = self._returned.pop(tag, None) if self._returned else None
         if returned:
             sent.ticket.refused(returned)
-        elif method.NAME == "Basic.Ack":
+        elif is_taken:
             sent.ticket.taken()
         else:
             self._refused_at = self._refused_at or time.monotonic()

@@ -1,7 +1,8 @@
 """pika's input and output on asyncio's own transports.
 
 pika's own transport reads 4 kB at a time and sends every frame by itself, three for each message. This one sends what
-was written during one pass of the event loop at once, and lets others see how much has left the process.
+was written during one pass of the event loop at once, lets others see how much has left the process, and gives pika
+only those frames that nobody else takes (`incoming`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ from pika.adapters.utils.nbio_interface import (
     AbstractTimerReference,
 )
 
-SLICE_BYTES: Final = 16_384
-"""Bytes given to pika at once. It cuts each frame from the front of what it has, which a large buffer makes slow."""
-
+from .incoming import Incoming
 
 SEND_BYTES: Final = 32_768
 """Bytes that are waited for at most before they are sent, so that the server begins while more is being written."""
@@ -42,6 +41,7 @@ class Stream(asyncio.Protocol, AbstractStreamTransport):
         self._drained: list[asyncio.Future[None]] = []
         self._error: OSError | None = None
         self.lost = False
+        self.incoming = Incoming(self._pass_on)
 
     def begin(self) -> None:
         """Tell pika that it is there. Not before, so that a loss right away does not go unheard."""
@@ -104,10 +104,12 @@ class Stream(asyncio.Protocol, AbstractStreamTransport):
         transport.pause_reading()
 
     def data_received(self, data: bytes) -> None:
-        for start in range(0, len(data), SLICE_BYTES):
-            if self.lost:
-                return
-            self._protocol.data_received(data[start : start + SLICE_BYTES])
+        if not self.lost:
+            self.incoming.feed(data)
+
+    def _pass_on(self, data: bytes) -> None:
+        if not self.lost:
+            self._protocol.data_received(data)
 
     def eof_received(self) -> bool:
         return bool(self._told and self._protocol.eof_received())
