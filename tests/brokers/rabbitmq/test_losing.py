@@ -15,6 +15,12 @@ from queuecast.errors import BrokerError, BrokerUnavailable, ConfigurationError,
 from .steps import START, bodies, message, parcels, read, take
 
 
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch):
+    """A connection that was lost is made again soon, however often that has failed."""
+    monkeypatch.setattr(link, "MAX_PAUSE_SECONDS", 0.5)
+
+
 @pytest.fixture
 def proxied(url):
     """A proxy before a server, and the URL through it."""
