@@ -6,9 +6,11 @@ import asyncio
 import random
 
 import pytest
+from confluent_kafka.admin import AdminClient
 from servers.found import need_kafka_programs
-from servers.kafka_node import KafkaNode
+from servers.kafka_node import KafkaNode, cluster
 from servers.proxy import Proxy, Way
+from servers.waiting import wait_until
 
 from .client import Work
 from .halves import Halves
@@ -21,11 +23,17 @@ MANY_EVENTS = 60
 
 CUTS = 5
 
+LEADERS = ("_qc.events.reports", "__consumer_offsets")
+"""Topics whose leaders are killed."""
+
 CHANGES = 6
 """How often a worker joins or leaves."""
 
 PAUSES = (0.5, 3.0)
 """Seconds between two of them, at least and at most: less and more than a rebalance takes."""
+
+SECONDS = 60
+"""A failure bound for what a cluster does by itself."""
 
 POLL_SECONDS = 6
 """`max.poll.interval.ms`, which cannot be shorter than the session."""
@@ -97,6 +105,51 @@ async def test_connections_are_cut_between_what_is_sent_and_its_confirm(machine,
             proxy.resume()
     assert nobody_was_sent_away(load)
     await pronounce(machine, load, halves.port, kills=CUTS, refusals=UNAVAILABLE)
+
+
+@pytest.mark.bound(170)
+async def test_a_cluster_whose_leaders_are_killed_goes_on_by_itself(tmp_path):
+    """That of a log, and then that of the groups."""
+    with cluster(tmp_path / "nodes", need_kafka_programs()) as nodes:
+        hosts = ",".join(node.address for node in nodes)
+        machine = Machine(tmp_path, f"kafka://{hosts}?replicas=3")
+        try:
+            halves = Halves(machine)
+            await halves.start("gateway", "worker")
+            load = Load(halves.gateways)
+            async with load.running():
+                await load.overall.until(lambda: load.overall.results)  # by then, all topics are there
+                for topic in LEADERS:
+                    await load.goes_on(1 + random.randrange(MANY_EVENTS))
+                    leader = await asyncio.to_thread(leader_of, topic, nodes)
+                    await asyncio.to_thread(leader.kill_9)
+                    await load.goes_on(MANY_EVENTS)
+                    await asyncio.to_thread(leader.start)
+                    await asyncio.to_thread(is_whole, hosts, len(nodes))
+            assert nobody_was_sent_away(load)
+            await pronounce(machine, load, halves.port, kills=len(LEADERS), refusals=UNAVAILABLE)
+        finally:
+            machine.clean_up()
+
+
+def leader_of(topic, nodes):
+    """Of its first partition."""
+    admin = AdminClient({"bootstrap.servers": ",".join(node.address for node in nodes)})
+    return nodes[admin.list_topics(topic, timeout=SECONDS).topics[topic].partitions[0].leader - 1]
+
+
+def is_whole(hosts, count):
+    """Until every partition has all its replicas in step again, so that the next loss is the only one."""
+    admin = AdminClient({"bootstrap.servers": hosts})
+    wait_until(
+        lambda: all(
+            len(partition.isrs) == count
+            for topic in admin.list_topics(timeout=SECONDS).topics.values()
+            for partition in topic.partitions.values()
+        ),
+        "not every replica has come back",
+        seconds=SECONDS,
+    )
 
 
 # Workers that die
