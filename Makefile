@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 SERVERS := cd tests && ../$(BIN)/python -m servers
 # Most tests wait rather than compute, so that more than there are cores run at once. To debug: make test PARALLEL=
 PARALLEL := -n 4 --dist worksteal
+# Those that share a server run one after the other in one of these, and those that have their own beside them.
+ONE_SHARED := -n 3 --dist loadgroup
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test test-rabbitmq test-kafka check lint types format bench brokers brokers-4 brokers-stop build clean
@@ -27,7 +29,7 @@ test-rabbitmq: $(VENV)/.dev ## run the tests that want RabbitMQ servers: after m
 	@$(BIN)/python -m pytest $(PARALLEL) -m rabbitmq $(ARGS)
 
 test-kafka: $(VENV)/.dev ## run the tests that want a Kafka: after make brokers
-	@$(BIN)/python -m pytest -m kafka $(ARGS)
+	@$(BIN)/python -m pytest $(ONE_SHARED) -m kafka $(ARGS)
 
 check: lint types test ## lint, types and tests: what must pass before a change goes in
 

@@ -70,6 +70,9 @@ def rabbitmq(request):
         yield url
 
 
+SHARE_KAFKA = ("brokers/kafka/", "brokers/test_kafka.py")
+"""Those of them that use the one of `make brokers`, each alone."""
+
 WANT_SERVERS = {
     "rabbitmq": (
         "brokers/rabbitmq/",
@@ -78,13 +81,16 @@ WANT_SERVERS = {
         "system/test_classic.py",
         "system/test_server_faults.py",
     ),
-    "kafka": ("brokers/kafka/", "brokers/test_kafka.py"),
+    "kafka": (*SHARE_KAFKA, "servers/test_kafka_node.py", "system/test_kafka_faults.py"),
 }
 """Where the tests are that want servers: `make test-rabbitmq`, `make test-kafka`."""
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
+        place = item.path.relative_to(TESTS).as_posix()
         for marker, places in WANT_SERVERS.items():
-            if item.path.relative_to(TESTS).as_posix().startswith(places):
+            if place.startswith(places):
                 item.add_marker(marker)
+        if place.startswith(SHARE_KAFKA):
+            item.add_marker(pytest.mark.xdist_group("kafka"))

@@ -2,7 +2,7 @@
 
 import pytest
 from servers.clean import cleaned_kafka
-from servers.found import need_kafka
+from servers.found import alone_on, need_kafka
 
 from queuecast.brokers import Broker, Retention, make_broker
 
@@ -14,7 +14,9 @@ from .steps import OTHER
 class TestKafka(BrokerContract):
     @pytest.fixture
     def url(self, tmp_path):
-        return f"{cleaned_kafka(need_kafka(), [QUEUE, OTHER])}?partitions=1&state={tmp_path}/state"
+        address = need_kafka()
+        with alone_on(f"kafka://{address}"):
+            yield f"{cleaned_kafka(address, [QUEUE, OTHER])}?partitions=1&state={tmp_path}/state"
 
     @pytest.fixture
     def backend(self, url):

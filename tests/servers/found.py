@@ -5,6 +5,7 @@
 
 import fcntl
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from . import kafka
 from .answers import kafka_answers, rabbitmq_version
+from .local import FOLDER
 from .release import installed
 
 
@@ -51,6 +54,14 @@ def need_rabbitmq_programs():
     if release is None:
         _missing("no rabbitmq-server is installed on this machine: `make brokers`, as root, installs it on Debian")
     return release
+
+
+def need_kafka_programs():
+    """The folder with the jars that private nodes are run from."""
+    libs = kafka.libs_in(FOLDER / "kafka")
+    if not (libs.exists() and shutil.which("java")):
+        _missing("no Kafka to run is on this machine: `make brokers` fetches one where it finds Java and Maven")
+    return libs
 
 
 def _need_rabbitmq(variable, port, command):

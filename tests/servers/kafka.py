@@ -1,4 +1,4 @@
-"""A Kafka of one node, run from its jars by the machine's Java."""
+"""What it takes to run a Kafka by the machine's Java: its jars, its settings, its data."""
 
 import subprocess
 
@@ -30,24 +30,23 @@ CLUSTER = "cXVldWVjYXN0LWxvY2FsLQ"
 
 PROPERTIES = """\
 process.roles=broker,controller
-node.id=1
-controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+node.id={node}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXY:PLAINTEXT
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={folder}/data
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
-offsets.topic.replication.factor=1
 offsets.topic.num.partitions=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
+offsets.topic.replication.factor={replicas}
+transaction.state.log.replication.factor={replicas}
+share.coordinator.state.topic.replication.factor={replicas}
+default.replication.factor={replicas}
+min.insync.replicas={insync}
+transaction.state.log.min.isr={insync}
+share.coordinator.state.topic.min.isr={insync}
 group.share.max.record.lock.duration.ms=3600000
 # Its default of 128 MiB is taken from the heap at start.
 log.cleaner.dedupe.buffer.size=4194304
@@ -56,34 +55,48 @@ log.cleaner.dedupe.buffer.size=4194304
 JAVA = ("java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC")
 
 
-def fetch(folder):
-    """Its jars, 43 MB. Raises NotThere without Java or Maven."""
-    install.maven_jars(POM, _libs(folder))
-
-
-def prepare(folder, port, controller):
-    """Write its settings and, the first time, format its data. Raises NotThere with what the formatting said."""
-    settings = _settings(folder)
-    settings.write_text(PROPERTIES.format(folder=folder, port=port, controller=controller))
-    format_data = ("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(settings))
-    command = [*_java(folder), *format_data, "--standalone", "--ignore-formatted"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise NotThere(f"Kafka cannot format {folder / 'data'}: {done.stdout}{done.stderr}")
-
-
-def command(folder):
-    """How to run the node whose folder is prepared."""
-    return [*_java(folder), "kafka.Kafka", str(_settings(folder))]
-
-
-def _java(folder):
-    return [*JAVA, "-cp", f"{_libs(folder)}/*"]
-
-
-def _libs(folder):
+def libs_in(folder):
+    """Where its jars are, under a folder."""
     return folder / f"libs-{VERSION}"
 
 
-def _settings(folder):
-    return folder / "server.properties"
+def fetch(libs):
+    """Its jars, 43 MB. Raises NotThere without Java or Maven."""
+    install.maven_jars(POM, libs)
+
+
+def prepare(folder, libs, port, controller):
+    """The command that runs a node alone, whose folder this makes ready. Raises NotThere, see `format_data`."""
+    lines = [
+        f"controller.quorum.bootstrap.servers=127.0.0.1:{controller}",
+        f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+        f"advertised.listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+    ]
+    settings = write_settings(folder, lines)
+    format_data(libs, settings, "--standalone")
+    return command(libs, settings)
+
+
+def write_settings(folder, lines, node=1, replicas=1):
+    """The file of a node's settings; `lines` are those that are its own."""
+    settings = folder / "server.properties"
+    common = PROPERTIES.format(folder=folder, node=node, replicas=replicas, insync=replicas // 2 + 1)
+    settings.write_text(common + "".join(f"{line}\n" for line in lines))
+    return settings
+
+
+def format_data(libs, settings, *options):
+    """The first time. Raises NotThere with what the formatting said."""
+    tool = ("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", settings, "--ignore-formatted", *options)
+    done = subprocess.run(_java(libs, *tool), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NotThere(f"Kafka cannot format its data, with {settings}: {done.stdout}{done.stderr}")
+
+
+def command(libs, settings):
+    """How to run the node that has these settings."""
+    return _java(libs, "kafka.Kafka", settings)
+
+
+def _java(libs, *arguments):
+    return [*JAVA, "-cp", f"{libs}/*", *map(str, arguments)]

@@ -164,11 +164,10 @@ class Kafka(Server):
         return "Kafka" if kafka_answers(self._port) else None
 
     def install(self):
-        kafka.fetch(self._folder)
+        kafka.fetch(kafka.libs_in(self._folder))
 
     def prepare(self):
-        kafka.prepare(self._folder, self._port, self._controller)
-        return kafka.command(self._folder), None
+        return kafka.prepare(self._folder, kafka.libs_in(self._folder), self._port, self._controller), None
 
 
 SERVERS = {

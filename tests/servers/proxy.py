@@ -31,8 +31,8 @@ class Proxy:
     To lose a confirm: `stall(Way.TO_CLIENT)`, publish, `wait_held(Way.TO_CLIENT)`, `cut()`.
     """
 
-    def __init__(self, target, host="127.0.0.1"):
-        self.port = free_port()
+    def __init__(self, target, host="127.0.0.1", port=None):
+        self.port = port or free_port()
         self._target = (host, target)
         self._gates = {way: _Gate() for way in Way}
         self._pairs = []
@@ -54,6 +54,10 @@ class Proxy:
     def stall(self, way):
         """Pass nothing on in this direction. Both sides keep their connections and learn nothing."""
         self._gates[way].close()
+
+    def stall_at(self, way, words):
+        """The same from when these bytes come in one piece, which itself is held back."""
+        self._gates[way].close_at(words)
 
     def wait_held(self, way):
         """Until something has come that `stall` holds back."""
@@ -97,14 +101,20 @@ class _Gate:
         self._change = threading.Condition()
         self._open = True
         self._held = 0
+        self._words = None
 
     def close(self):
         with self._change:
             self._open = False
 
+    def close_at(self, words):
+        with self._change:
+            self._words = words
+
     def open(self):
         with self._change:
             self._open = True
+            self._words = None
             self._change.notify_all()
 
     def look(self):
@@ -112,8 +122,10 @@ class _Gate:
         with self._change:
             self._change.notify_all()
 
-    def wait_open(self, given_up):
+    def wait_open(self, data, given_up):
         with self._change:
+            if self._words is not None and self._words in data:
+                self._open = False
             self._held += 1
             self._change.notify_all()
             self._change.wait_for(lambda: self._open or given_up())
@@ -157,7 +169,7 @@ class _Pair:
     def _pass_on(self, source, sink, gate):
         with suppress(OSError):
             while data := source.recv(CHUNK):
-                gate.wait_open(self._is_cut.is_set)
+                gate.wait_open(data, self._is_cut.is_set)
                 if self._is_cut.is_set():
                     return
                 sink.sendall(data)

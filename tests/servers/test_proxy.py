@@ -95,6 +95,22 @@ def test_what_is_held_back_comes_when_it_resumes(proxy, way):
         assert client.recv(1000) == b"held"
 
 
+def test_it_holds_back_what_has_certain_words_and_all_that_follows(proxy):
+    with connect(proxy) as one, connect(proxy) as other:
+        proxy.stall_at(Way.TO_SERVER, b"words")
+        assert ask(one, b"before") == b"before"
+        one.sendall(b"the words")
+        proxy.wait_held(Way.TO_SERVER)
+        other.sendall(b"after")
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.recv(1000)
+        other.settimeout(SECONDS)
+        proxy.pass_on(Way.TO_SERVER)
+        assert (one.recv(1000), other.recv(1000)) == (b"the words", b"after")
+        assert ask(one, b"words") == b"words", "once"
+
+
 def test_what_is_held_back_is_lost_with_a_cut(proxy):
     with connect(proxy) as client:
         assert ask(client, b"before") == b"before"

@@ -3,8 +3,9 @@
 from contextlib import contextmanager
 
 import pytest
-from servers.clean import cleaned
-from servers.found import alone_on, need_rabbitmq
+from servers.clean import cleaned, cleaned_kafka
+from servers.found import alone_on, need_kafka_programs, need_rabbitmq
+from servers.kafka_node import KafkaNode
 
 from .processes import Machine
 from .test_browser import QUEUES as QUEUES_OF_THE_DEMO
@@ -12,8 +13,8 @@ from .workload import QUEUES
 
 
 @contextmanager
-def sqlite(folder):
-    yield f"sqlite:///{folder}/work.db"
+def sqlite(request):
+    yield f"sqlite:///{request.getfixturevalue('tmp_path')}/work.db"
 
 
 @contextmanager
@@ -23,10 +24,26 @@ def rabbitmq(_):
         yield cleaned(url, [*QUEUES, *QUEUES_OF_THE_DEMO])
 
 
-@pytest.fixture(params=[sqlite, pytest.param(rabbitmq, marks=pytest.mark.rabbitmq)], ids=lambda broker: broker.__name__)
+@contextmanager
+def kafka(request):
+    """Not the one of the other tests, which may so run beside these."""
+    yield cleaned_kafka(request.getfixturevalue("kafka_node").address, [*QUEUES, *QUEUES_OF_THE_DEMO])
+
+
+@pytest.fixture(scope="session")
+def kafka_node(tmp_path_factory):
+    """For the tests of one process, one after the other."""
+    with KafkaNode(tmp_path_factory.mktemp("kafka"), need_kafka_programs()) as node:
+        yield node
+
+
+@pytest.fixture(
+    params=[sqlite, pytest.param(rabbitmq, marks=pytest.mark.rabbitmq), pytest.param(kafka, marks=pytest.mark.kafka)],
+    ids=lambda broker: broker.__name__,
+)
 def machine(request, tmp_path):
-    """With the default broker, and with a server: what holds for one holds for the other."""
-    with request.param(tmp_path) as broker:
+    """With the default broker, and with a server of each kind: what holds for one holds for the others."""
+    with request.param(request) as broker:
         machine = Machine(tmp_path, broker)
         yield machine
         machine.clean_up()

@@ -1,7 +1,6 @@
 """What a server does at its worst, under clients at work: nothing accepted is lost, and each task ends once for all."""
 
 import asyncio
-import os
 import random
 from contextlib import ExitStack, closing
 
@@ -20,6 +19,7 @@ from queuecast.brokers.rabbitmq.delays import entrance, step
 from .checker import flaws_of_stream
 from .client import PAUSE_SECONDS, Work, request, whole_log
 from .halves import Halves
+from .held import Held
 from .load import Load
 from .processes import Machine
 from .verdict import pronounce
@@ -110,61 +110,15 @@ async def test_connections_are_cut_between_what_is_sent_and_its_confirm(machine,
     await pronounce(machine, load, halves.port, kills=CUTS, refusals=UNAVAILABLE)
 
 
-class Held:
-    """A task that a worker behind the proxy holds until its gate is opened, and somebody who follows it."""
-
-    def __init__(self, machine, proxy):
-        self.machine = machine
-        self.halves = Halves(machine)
-        self.load = Load(self.halves.gateways)
-        self.first = machine.worker(broker=through(proxy))
-        self.id = ""
-        self._gate = machine.folder / "gate"
-        os.mkfifo(self._gate)
-
-    async def begin(self):
-        await self.halves.start("gateway")
-        await asyncio.to_thread(self.first.ready)
-        self.id = await self.load.submitter.submit(Work("reports", "held", 1, str(self._gate)))
-        await self.has_begun(1)
-
-    async def has_begun(self, times):
-        """So many runs are shown, and the handler is at work in the last of them."""
-        await self.load.overall.until(lambda: len(self.runs()) == times)
-        while self.begun() < times:
-            await asyncio.sleep(PAUSE_SECONDS)
-
-    def begun(self):
-        return [id for id, _ in self.machine.witnessed()].count(self.id)
-
-    def runs(self):
-        return {event["run"] for event in self.load.overall.events if event["id"] == self.id and event.get("run")}
-
-    async def relieve(self):
-        """By a worker that reaches the server."""
-        await asyncio.to_thread(self.machine.worker().ready)
-
-    async def let_go(self):
-        await asyncio.to_thread(self._gate.write_text, "go on")
-
-    async def is_over(self):
-        await self.load.overall.until(lambda: self.load.overall.results[self.id])
-
-    async def next_one(self):
-        """What was handed out again has been dealt with before it: the queue keeps its order."""
-        await self.load.submitter.submit(Work("reports", "awaited", 2))
-        await self.load.has_ended_what_was_accepted()
-
-
 @pytest.mark.bound(120)
 async def test_a_worker_that_is_killed_before_its_result_has_its_task_run_again(machine, proxy):
-    held = Held(machine, proxy)
+    held = Held(machine, through(proxy))
     async with held.load.reading():
         await held.begin()
         held.first.kill()
         await held.relieve()
         await held.has_begun(2)
-        await held.let_go()
+        held.let_go()
         await held.is_over()
         await held.next_one()
     await pronounce(machine, held.load, held.halves.port, kills=1)
@@ -175,11 +129,11 @@ async def test_a_worker_that_is_killed_before_its_result_has_its_task_run_again(
 @pytest.mark.parametrize("moment", ["confirm", "settling"])
 async def test_a_worker_that_is_killed_after_its_result_has_its_task_run_once(machine, proxy, moment):
     """Before it hears that the server has the result, and before the server hears that the task is done with."""
-    held = Held(machine, proxy)
+    held = Held(machine, through(proxy))
     async with held.load.reading():
         await held.begin()
         proxy.stall(Way.TO_CLIENT)
-        await held.let_go()
+        held.let_go()
         await held.is_over()
         await asyncio.to_thread(proxy.wait_held, Way.TO_CLIENT)
         if moment == "settling":
@@ -195,7 +149,7 @@ async def test_a_worker_that_is_killed_after_its_result_has_its_task_run_once(ma
 
 @pytest.mark.bound(120)
 async def test_a_run_that_is_superseded_while_its_worker_lives_shows_nothing_more(machine, proxy):
-    held = Held(machine, proxy)
+    held = Held(machine, through(proxy))
     async with held.load.reading():
         await held.begin()
         for way in Way:
@@ -204,7 +158,7 @@ async def test_a_run_that_is_superseded_while_its_worker_lives_shows_nothing_mor
         # The server gives up a connection that is silent, and hands out again what was held on it.
         await held.has_begun(2)
         proxy.resume()
-        await held.let_go()
+        held.let_go()
         await held.is_over()
         await held.next_one()
     await pronounce(machine, held.load, held.halves.port, kills=1)

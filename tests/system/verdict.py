@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pika
 import pika.exceptions
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from .checker import flaws_of_log, flaws_of_stream, flaws_of_witness
 from .client import request, whole_log
@@ -51,7 +52,29 @@ def in_the_file(broker):
 
 
 def on_the_server(broker, queue):
-    """The log as RabbitMQ has it, with what was written twice and what every reader refuses."""
+    """The log as the server has it, with what was written twice and what every reader refuses."""
+    bodies = in_the_topic if broker.startswith("kafka:") else in_the_stream
+    return [json.loads(line) for body in bodies(broker, f"_qc.events.{queue}") for line in body.splitlines()]
+
+
+def in_the_topic(broker, topic):
+    """The values of its one partition."""
+    settings = {"bootstrap.servers": urlsplit(broker).netloc, "group.id": "judge", "enable.auto.commit": False}
+    with closing(Consumer(settings)) as consumer:
+        partition = TopicPartition(topic, 0, OFFSET_BEGINNING)
+        _, end = consumer.get_watermark_offsets(partition, timeout=SECONDS)
+        consumer.assign([partition])
+        read = []
+        while len(read) < end:
+            message = consumer.poll(SECONDS)
+            assert message is not None, f"{topic} has {end} records, and only {len(read)} of them come"
+            assert message.error() is None, message.error()
+            read.append(message.value())
+    return read
+
+
+def in_the_stream(broker, stream):
+    """The entries of it, up to one of our own."""
     connection = pika.BlockingConnection(pika.URLParameters(broker))
     channel = connection.channel()
     channel.basic_qos(prefetch_count=PREFETCH)
@@ -61,14 +84,14 @@ def on_the_server(broker, queue):
         channel.basic_ack(method.delivery_tag)
         read.append((properties.message_id, body))
 
-    stream, end = f"_qc.events.{queue}", secrets.token_hex(8)
+    end = secrets.token_hex(8)
     channel.basic_consume(stream, take, arguments={"x-stream-offset": "first"})
     channel.basic_publish("", stream, b"", pika.BasicProperties(message_id=end), mandatory=True)
     while end not in (id for id, _ in read):
         connection.process_data_events(SECONDS)
     with suppress(pika.exceptions.AMQPError):  # it gives back what came behind, and a stream does not take that
         connection.close()
-    return [json.loads(line) for _, body in read for line in body.splitlines()]
+    return [body for _, body in read]
 
 
 def is_within(wanted, events):

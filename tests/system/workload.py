@@ -94,6 +94,22 @@ def held(ctx: Context, number: int, gate: str) -> int:
 
 
 @reports.task
+async def lasting(ctx: Context, number: int) -> int:
+    """Takes so many seconds."""
+    witness(ctx)
+    await asyncio.sleep(number)
+    return number
+
+
+@reports.task
+async def blocking(ctx: Context, number: int) -> int:
+    """The same, without a chance for anything else in its event loop."""
+    witness(ctx)
+    time.sleep(number)
+    return number
+
+
+@reports.task
 async def endless(ctx: Context, number: int) -> int:
     """Only a worker that stops can end its first run; the second one ends at once."""
     again = any(line.startswith(ctx.id) for line in witnessed())

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from queuecast.brokers.folded.projection import Projection
-from queuecast.errors import BrokerUnavailable, ResetRequired
+from queuecast.brokers.futures import failed
+from queuecast.errors import BrokerUnavailable, OutcomeUnknown, ResetRequired
 
 from ..making import QUEUE, new_task
 
@@ -53,3 +54,20 @@ async def test_a_submit_whose_first_event_is_trimmed_at_once_has_its_receipt(con
     monkeypatch.setattr(Projection, "at", trimmed)
     [receipt] = await broker.submit([task := new_task()])
     assert (receipt.id, receipt.created) == (task.id, True)
+
+
+@pytest.mark.parametrize("followed", [False, True])
+async def test_a_submit_whose_log_cannot_be_written_any_more_does_not_say_that_nothing_was_taken(
+    connect, server, monkeypatch, followed
+):
+    broker = await connect()
+    if followed:
+        await broker.bounds(QUEUE)
+
+    def failing(log, bodies):
+        return failed(BrokerUnavailable("not now"))
+
+    monkeypatch.setattr(broker._writing.driver, "append", failing)
+    with pytest.raises(OutcomeUnknown, match="not now"):
+        await broker.submit([new_task()])
+    assert len(server.queues[QUEUE].waiting) == 1

@@ -2,7 +2,7 @@ import secrets
 
 import pytest
 from confluent_kafka.admin import AdminClient
-from servers.found import need_kafka
+from servers.found import alone_on, need_kafka
 
 from queuecast.brokers import Retention
 from queuecast.brokers.kafka import KafkaDriver
@@ -10,7 +10,10 @@ from queuecast.brokers.kafka import KafkaDriver
 
 @pytest.fixture
 def address():
-    return need_kafka()
+    """Of a Kafka that this test has to itself: what is ours is there once for all."""
+    address = need_kafka()
+    with alone_on(f"kafka://{address}"):
+        yield address
 
 
 @pytest.fixture

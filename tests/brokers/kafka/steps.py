@@ -2,6 +2,8 @@
 
 import asyncio
 
+from confluent_kafka import TopicPartition
+
 from queuecast.brokers.folded.driver import Parcel
 from queuecast.brokers.folded.wire import Message
 
@@ -21,6 +23,12 @@ async def take(intake, count):
 
 def ids(handed):
     return [each.message.id for each in handed]
+
+
+def trim(admin, topic, before):
+    """Delete what lies before this offset of its first partition."""
+    for trimmed in admin.delete_records([TopicPartition(topic, 0, before)]).values():
+        trimmed.result()
 
 
 async def until(fact):

@@ -53,3 +53,22 @@ def test_a_url_that_means_nothing(url, said):
 async def test_a_kafka_that_is_not_there_is_unavailable():
     with pytest.raises(BrokerUnavailable, match="Kafka"):
         await make_broker("kafka://127.0.0.1:1").open()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"no.such": "setting"}, "no.such"),
+        ({"session": 20, "max.poll.interval.ms": 10_000}, "max.poll.interval.ms"),
+    ],
+)
+async def test_settings_that_the_client_refuses_are_told_when_it_opens(open_driver, options, reason):
+    with pytest.raises(ConfigurationError, match=reason):
+        await open_driver(**options)
+
+
+async def test_an_interval_for_members_that_is_shorter_than_the_default_session_is_theirs_alone(open_driver, name):
+    driver = await open_driver(**{"max.poll.interval.ms": 6_000})
+    await driver.declare(name, None)
+    await driver.append(name, [b"a"])
+    assert (await driver.recent(name)).offset == 1

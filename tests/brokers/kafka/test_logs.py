@@ -1,15 +1,18 @@
 """Logs: topics of one partition, read without a group."""
 
 import asyncio
+from concurrent.futures import Future
 from contextlib import aclosing
+from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException
 
+from queuecast.brokers.kafka.reader import watch
 from queuecast.cursor import beginning, cursor_at
 from queuecast.errors import ResetRequired
 
-from .steps import until
+from .steps import trim, until
 
 
 async def read(driver, log, after, count):
@@ -79,7 +82,7 @@ async def test_a_cursor_that_fits_nothing_here(make, name, change, reason):
 async def test_who_begins_before_what_is_left_is_told(make, name, admin):
     driver = await make()
     await driver.append(name, [b"a", b"b", b"c"])
-    trim(admin, name, 2)
+    trim(admin, f"_qc.events.{name}", 2)
     bounds = await driver.bounds(name)
     assert (bounds.first, bounds.last) == (3, 3)
     with pytest.raises(ResetRequired, match="trimmed"):
@@ -111,6 +114,63 @@ async def test_a_log_that_was_deleted_is_there_again_for_its_next_reader(make, n
         assert (await anext(pages)).upto == 0
 
 
-def trim(admin, name, before):
-    for trimmed in admin.delete_records([TopicPartition(f"_qc.events.{name}", 0, before)]).values():
-        trimmed.result()
+async def test_a_log_that_the_broker_asked_does_not_know_of_yet_is_waited_for(make, name, monkeypatch):
+    """In a cluster, each broker hears of what is made at a time of its own."""
+    driver = await make()
+    extent = driver._topics.extent
+    unaware = 3
+
+    async def heard_late(topic):
+        nonlocal unaware
+        unaware -= 1
+        return await extent(topic) if unaware < 0 else None
+
+    monkeypatch.setattr(driver._topics, "extent", heard_late)
+    assert (await driver.bounds(name)).last == 0
+
+
+@pytest.mark.parametrize("code", [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._TIMED_OUT, None])
+async def test_a_log_whose_leader_is_another_one_now_is_asked_for_again(make, name, monkeypatch, code):
+    """Where nobody has answered in time the client raises nothing, and tells an offset that is none."""
+    driver = await make()
+    await driver.append(name, [b"a"])
+    admin = driver._topics._admin
+    ask, asked = admin.list_offsets, 0
+
+    def moved(wanted, **options):
+        nonlocal asked
+        asked += 1
+        answers = ask(wanted, **options)
+        if asked <= 3:
+            for partition in wanted:
+                answers[partition] = Future()
+                if code is None:
+                    answers[partition].set_result(SimpleNamespace(offset=OFFSET_INVALID))
+                else:
+                    answers[partition].set_exception(KafkaException(KafkaError(code)))
+        return answers
+
+    monkeypatch.setattr(admin, "list_offsets", moved)
+    assert (await driver.bounds(name)).last == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "ends"),
+    [([None, "one", "one"], False), ([None, None], True), (["another"], True), ([None, "one", None, "one"], False)],
+)
+async def test_a_reader_is_told_that_its_log_is_gone_once_that_is_certain(monkeypatch, told, ends):
+    monkeypatch.setattr("queuecast.brokers.kafka.reader.WATCH_SECONDS", 0)
+    failures = []
+    feed = SimpleNamespace(topic="log", identity="one", fail=failures.append)
+    answers = iter(told)
+
+    class Broker:
+        async def identities(self, names):
+            try:
+                return {"log": next(answers)}
+            except StopIteration:
+                raise asyncio.CancelledError from None
+
+    with pytest.raises(asyncio.CancelledError):
+        await watch(SimpleNamespace(feeds=[feed]), Broker())
+    assert [reset.reason for reset in failures] == ["other-log"] * ends

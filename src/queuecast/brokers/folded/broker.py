@@ -232,7 +232,7 @@ class FoldedBroker(Broker):
         return projection
 
     def _write(self, log: str, bodies: Sequence[bytes]) -> Awaitable[object]:
-        """Durable when it is awaited; and shown, where this process follows the log. Raises `BrokerUnavailable`."""
+        """Durable when it is awaited; and shown, where this process follows the log. Raises `BrokerError`."""
         self._check()
         appended = self._driver.append(log, bodies)
         if log == CONTROL:

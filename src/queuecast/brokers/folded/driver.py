@@ -120,7 +120,8 @@ class Driver(ABC):
 
         The order of the calls is the order of the log: where something is refused or a connection is lost, everything
         from the first that was not confirmed is sent again, confirmed ones included. So some may be there twice, but
-        nothing without all before it. It goes on trying for APPEND_SECONDS and then fails with `BrokerUnavailable`.
+        nothing without all before it. It goes on trying for APPEND_SECONDS and then fails with `BrokerError`: some of
+        it may be there all the same, and it does no harm to append it again.
         """
 
     @abstractmethod

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
 from ...codec import decode_event, encode_event, encode_task
 from ...cursor import Cursor, cursor_at
-from ...errors import KeyReused, ResetRequired
+from ...errors import BrokerUnavailable, KeyReused, OutcomeUnknown, ResetRequired
 from ...event import TaskEvent, submitted
 from ...task import Task, fingerprint, is_keyed, same_work
 from ..base import External, Receipt
@@ -99,6 +99,13 @@ class Submitting:
         """They are new, as far as this process can know."""
         places = {queue: await self._place(queue) for queue in {task.queue for task in tasks}}
         await self._driver.put([self._parcel(task) for task in tasks])
+        try:
+            return await self._tell(tasks, places)
+        except BrokerUnavailable as error:
+            raise OutcomeUnknown(f"what was submitted will run, and its log does not say so yet: {error}") from error
+
+    async def _tell(self, tasks: list[Task], places: Mapping[str, Cursor]) -> dict[str, Receipt]:
+        """The logs of what is in the queues now."""
         events: dict[str, list[TaskEvent]] = {}
         for task in tasks:
             events.setdefault(task.queue, []).append(submitted(task))

@@ -9,12 +9,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
+from confluent_kafka import Consumer, KafkaException
+
 from ...cursor import Cursor
-from ...errors import BrokerUnavailable
+from ...errors import BrokerUnavailable, ConfigurationError
 from ..base import CONTROL, Bounds, External, Retention
 from ..folded.driver import DEAD, Driver, Intake, Page, Parcel
 from ..folded.wire import Message
-from . import address, delays, reader, watermarks
+from . import address, delays, faults, reader, watermarks
 from .headers import to_kafka
 from .intake import KafkaIntake
 from .member import Member
@@ -55,7 +57,11 @@ class KafkaDriver(Driver):
 
     async def open(self) -> None:
         settings = self._address.settings
-        self._topics = Topics(settings, self._address.replicas)
+        try:
+            Consumer({**settings, **_group(self._address), "group.id": "queuecast"}).close()  # as members will be
+            self._topics = Topics(settings, self._address.replicas)
+        except KafkaException as error:
+            raise ConfigurationError(f"the Kafka URL cannot be used: {faults.why(error)}") from error
         await self._topics.connect()
         self._producer = Producer(settings)
         self._tails = Tails(settings)

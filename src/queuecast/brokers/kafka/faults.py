@@ -37,14 +37,39 @@ _NO_TOPIC: Final = frozenset(
 )
 
 
+_MOVING: Final = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+    }
+)
+
+
 def error_in(exception: BaseException) -> KafkaError | None:
     found = exception.args[0] if isinstance(exception, KafkaException) and exception.args else None
     return found if isinstance(found, KafkaError) else None
 
 
+def is_refusal(error: KafkaError) -> bool:
+    """Of a user or a password."""
+    return error.code() in _REFUSED
+
+
 def is_no_topic(error: KafkaError | None) -> bool:
     """It is about a topic that is not there, or not any more."""
     return error is not None and error.code() in _NO_TOPIC
+
+
+def is_moving(error: KafkaError | None) -> bool:
+    """A partition may get another leader, or its first one: somebody knows it soon."""
+    return error is not None and error.code() in _MOVING
 
 
 def is_already_there(error: KafkaError | None) -> bool:
@@ -58,7 +83,7 @@ def why(error: KafkaError | BaseException | None) -> QueuecastError:
     if isinstance(error, BaseException):
         said = error_in(error)
         if said is None:
-            return BrokerUnavailable(f"Kafka: {error}")
+            return BrokerUnavailable(f"Kafka: {error}" if str(error) else "Kafka does not answer")
         error = said
     if error is None:
         return BrokerUnavailable("Kafka does not answer")

@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
@@ -51,11 +52,16 @@ KEEP_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 10.0
 """Seconds for the group's coordinator to answer."""
 
+LOW_SECONDS: Final = 1.0
+"""Seconds for the leader of a partition to tell where it begins."""
+
 AGAIN_SECONDS: Final = 1.0
 """Seconds before the group is joined again after that has failed."""
 
 BUFFER_KB: Final = 4_096
 """Kilobytes that a client fetches ahead of what was taken from it."""
+
+Partitions: TypeAlias = list[TopicPartition]
 
 Ready = Callable[[Message], float]
 """The POSIX time at which a message is to be handed out; 0 for at once."""
@@ -95,6 +101,8 @@ class Member:
         self._intakes: list[KafkaIntake] = []
         self._timer: asyncio.TimerHandle | None = None
         self._consumer: Consumer | None = None
+        self._failure: Exception | None = None
+        """Why partitions could not be moved."""
         self._moves = 0
         """How often partitions came or went."""
         self._commits: dict[int, Commit] = {}
@@ -213,12 +221,18 @@ class Member:
         while not self._closing:
             try:
                 self._consumer = Consumer(self._settings)
+                self._failure = None
                 self._consumer.subscribe(
-                    [self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+                    [self._topic],
+                    on_assign=partial(self._move, self._assigned),
+                    on_revoke=partial(self._move, self._revoked),
+                    on_lost=partial(self._move, self._lost),
                 )
                 self._poll(self._consumer)
-            except (KafkaException, BrokerError, TimeoutError, RuntimeError) as error:
-                logger.warning("%s cannot be consumed, trying again: %s", self._topic, faults.why(error))
+            except Exception as error:  # whatever it is: without this thread nothing would be taken ever again
+                expected = isinstance(error, KafkaException | BrokerError | TimeoutError | RuntimeError)
+                why = faults.why(error)
+                logger.warning("%s cannot be consumed, trying again: %s", self._topic, why, exc_info=not expected)
                 self._give_up(list(self._shares.values()))
                 time.sleep(AGAIN_SECONDS)
             finally:
@@ -231,6 +245,8 @@ class Member:
         committed_at = time.monotonic()
         while not self._closing:
             first = consumer.poll(POLL_SECONDS)
+            if self._failure is not None:
+                raise self._failure
             if first is not None:
                 moves = self._moves
                 # Not all at once: `consume` waits for as many as it was asked for.
@@ -317,7 +333,7 @@ class Member:
             logger.debug("what is finished of %s is not committed: %s", self._topic, error)
             return False
 
-    def _look_at_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+    def _look_at_commit(self, error: KafkaError | None, partitions: Partitions) -> None:
         """At one that was told later: what it did not tell is for the next one."""
         if error is not None:
             logger.debug("what is finished of %s is not committed: %s", self._topic, error)
@@ -325,10 +341,17 @@ class Member:
                 for share in self._of(partitions):
                     share.is_changed = True
 
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _move(self, move: Callable[[Consumer, Partitions], None], consumer: Consumer, partitions: Partitions) -> None:
+        """Of partitions to this member or away. What is raised in here would leave `poll` as what nobody can catch."""
+        try:
+            move(consumer, partitions)
+        except Exception as error:
+            self._failure = error
+
+    def _assigned(self, consumer: Consumer, partitions: Partitions) -> None:
         starts = []
         for number, commit in self._committed(consumer, partitions).items():
-            low, _ = consumer.get_watermark_offsets(TopicPartition(self._topic, number), timeout=ANSWER_SECONDS)
+            low = self._low(consumer, number)
             told = Told(Finished(low), low) if commit is None else read(*commit)
             share = Share(number, told, low)
             starts.append(TopicPartition(self._topic, number, share.finished.before))
@@ -337,7 +360,17 @@ class Member:
         self._moves += 1
         consumer.incremental_assign(starts)
 
-    def _committed(self, consumer: Consumer, partitions: list[TopicPartition]) -> dict[int, Commit | None]:
+    def _low(self, consumer: Consumer, number: int) -> int:
+        """The first offset that a partition has. One whose leader is gone must not hold up the others: what is before
+        its first record is passed over when that comes.
+        """
+        try:
+            return consumer.get_watermark_offsets(TopicPartition(self._topic, number), timeout=LOW_SECONDS)[0]
+        except KafkaException as error:
+            logger.debug("where partition %d of %s begins is not known: %s", number, self._topic, error)
+            return 0
+
+    def _committed(self, consumer: Consumer, partitions: Partitions) -> dict[int, Commit | None]:
         found: dict[int, Commit | None] = {}
         for partition in consumer.committed(partitions, timeout=ANSWER_SECONDS):
             known = partition.offset >= 0
@@ -348,7 +381,7 @@ class Member:
             found = {number: commit or kept.get(number) for number, commit in found.items()}
         return found
 
-    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _revoked(self, consumer: Consumer, partitions: Partitions) -> None:
         with self._lock:
             shares = self._of(partitions)
             for share in shares:
@@ -358,11 +391,11 @@ class Member:
         self._give_up(shares)
         consumer.incremental_unassign(partitions)
 
-    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _lost(self, consumer: Consumer, partitions: Partitions) -> None:
         self._give_up(self._of(partitions))
         consumer.incremental_unassign(partitions)
 
-    def _of(self, partitions: list[TopicPartition]) -> list[Share]:
+    def _of(self, partitions: Partitions) -> list[Share]:
         return [share for each in partitions if (share := self._shares.get(each.partition)) is not None]
 
     def _give_up(self, shares: list[Share]) -> None:

@@ -33,6 +33,10 @@ LINGER_MS: Final = 0.5
 """Milliseconds that a record waits for others: without it, tasks spread over partitions travel nearly one by one."""
 
 
+UNSURE: Final = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL})
+"""Errors of a record that may have been written all the same."""
+
+
 class Letter(NamedTuple):
     """A record to be written."""
 
@@ -53,6 +57,7 @@ class Sending:
         self._left = count
         self._failed = 0
         self._error: KafkaError | None = None
+        self._may_be_there = False
         self._count = count
 
     def report(self, error: KafkaError | None, offset: int) -> None:
@@ -60,6 +65,7 @@ class Sending:
         if error is not None:
             self._failed += 1
             self._error = self._error or error
+            self._may_be_there = self._may_be_there or error.code() in UNSURE
         if self._left or self.done.done():
             return
         if self._error is None:
@@ -73,11 +79,9 @@ class Sending:
             self.done.exception()  # looked at, so that nobody calls it unseen where it is never awaited
 
     def _reason(self, error: KafkaError) -> BrokerError:
-        if faults.is_no_topic(error) and self._failed == self._count:
-            return NoTopic(f"Kafka: {error.str()}")
-        if self._failed == self._count and error.code() != KafkaError._MSG_TIMED_OUT:
-            return faults.unavailable(error)
-        return OutcomeUnknown(f"some of it may have been taken: {error.str()}")
+        if self._failed < self._count or self._may_be_there:
+            return OutcomeUnknown(f"some of it may have been taken: {error.str()}")
+        return NoTopic(f"Kafka: {error.str()}") if faults.is_no_topic(error) else faults.unavailable(error)
 
 
 class NoTopic(BrokerUnavailable):
@@ -190,11 +194,12 @@ class Producer:
         logger.log(logging.ERROR if error.fatal() else logging.DEBUG, "the producer is told: %s", error)
 
     def _replace_client(self) -> None:
-        """What it had has failed, and is reported so."""
-        self._client.purge()
-        self._client.flush(POLL_SECONDS)
-        self._client = Client(self._settings)
+        """What the old one has is reported as failed."""
+        old, self._client = self._client, Client(self._settings)
         self._is_broken = False
+        old.purge()
+        while len(old) and not self._closing:
+            old.flush(POLL_SECONDS)
 
     # In the event loop again
 

@@ -89,6 +89,7 @@ async def _some(feed: Feed) -> list[Entry]:
 
 async def watch(tails: Tails, topics: Topics) -> None:
     """Tell those who read a topic which is gone, or another one of its name. Never ends."""
+    gone: set[str] = set()
     while True:
         await asyncio.sleep(WATCH_SECONDS)
         feeds = tails.feeds
@@ -99,6 +100,9 @@ async def watch(tails: Tails, topics: Topics) -> None:
         except BrokerError as error:
             logger.debug("the topics that are read cannot be looked at: %s", error)
             continue
+        # The broker that was asked may not have heard yet of one that is new: what it does not know is asked for again.
+        missing = {topic for topic, identity in identities.items() if identity is None}
         for feed in feeds:
-            if identities[feed.topic] != feed.identity:
+            if identities[feed.topic] != feed.identity and feed.topic not in missing - gone:
                 feed.fail(ResetRequired("other-log"))
+        gone = missing

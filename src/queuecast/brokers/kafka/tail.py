@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS: Final = 0.02
 """How long the thread waits for records before it looks what else it should do: how late a reading may begin."""
 
+MAX_POLL_MS: Final = 300_000
+"""The default, whatever members of groups have: it must not be less than the default session."""
+
 BATCH: Final = 2_000
 """Records that are taken from the client at once."""
 
@@ -96,6 +99,7 @@ class Tails:
         self._settings = {
             **settings,
             "group.id": "queuecast",  # wanted by the client; nobody joins it
+            "max.poll.interval.ms": MAX_POLL_MS,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent import futures
-from typing import Any, Final, NamedTuple
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, TypeVar
 
-from confluent_kafka import KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from ...errors import BrokerUnavailable, ConfigurationError
@@ -17,11 +19,20 @@ from . import faults
 ANSWER_SECONDS: Final = 10.0
 """Seconds for the cluster to answer a question about its topics; then it is `BrokerUnavailable`."""
 
+CONNECT_SECONDS: Final = 0.25
+"""How long the first answer is waited for before it is looked whether there can be one."""
+
+LEADER_SECONDS: Final = 2.0
+"""Seconds for a partition's leader to answer before it is looked whether another one leads it now."""
+
 LOOK_SECONDS: Final = 0.02
 """How often it is looked whether a topic that was made is there."""
 
 KEEPS: Final = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 """Settings of a topic of tasks: nothing that was accepted may age out. What is finished is deleted by us."""
+
+
+T = TypeVar("T")
 
 
 class Plan(NamedTuple):
@@ -42,15 +53,42 @@ class Extent(NamedTuple):
 
 class Topics:
     def __init__(self, settings: Mapping[str, Any], replicas: int) -> None:
-        self._admin = AdminClient({**settings, "log_level": 0})  # what goes wrong is raised
+        options: dict[str, Any] = {
+            "log_level": 0,  # what goes wrong is raised
+            # Otherwise a question to a partition's leader that is gone takes a whole core until it is given up.
+            "enable.sparse.connections": False,
+            "error_cb": self._told,
+        }
+        self._admin = AdminClient({**settings, **options})
         self._replicas = replicas
+        self._trouble: KafkaError | None = None
+        """Why no broker is connected."""
+        self._is_hopeless = False
+        """All of them have refused."""
+
+    def _told(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._is_hopeless = True
+        else:
+            self._is_hopeless = self._is_hopeless or faults.is_refusal(error)
+            self._trouble = error
 
     async def connect(self) -> None:
-        """Raises `BrokerUnavailable`, `ConfigurationError`."""
-        try:
-            await asyncio.to_thread(self._admin.list_topics, timeout=ANSWER_SECONDS)
-        except KafkaException as error:
-            raise faults.why(error) from error
+        """Returns when a broker has answered. Raises `BrokerUnavailable`, `ConfigurationError`.
+
+        At once where all of them refuse the connection or the user; where nobody does anything, after ANSWER_SECONDS.
+        """
+        until = time.monotonic() + ANSWER_SECONDS
+        wait = CONNECT_SECONDS
+        while True:
+            try:
+                await asyncio.to_thread(self._admin.list_topics, timeout=wait)
+                return
+            except KafkaException as error:
+                await asyncio.to_thread(self._admin.poll, 0)
+                if self._is_hopeless or time.monotonic() > until:
+                    raise faults.why(self._trouble or error) from error
+                wait = min(2 * wait, max(CONNECT_SECONDS, until - time.monotonic()))
 
     async def make(self, plans: Iterable[Plan]) -> set[str]:
         """Make those that are not there; the names of those that are. Raises `BrokerError`, `ConfigurationError`."""
@@ -64,26 +102,16 @@ class Topics:
                 if not faults.is_already_there(faults.error_in(error)):
                     raise faults.why(error) from error
                 found.add(name)
-        await self._shown(set(made))  # those as well that somebody else has made a moment ago
+        names = set(made)  # those as well that somebody else has made a moment ago
+        await _shown(", ".join(sorted(names)), lambda: self._have_leaders(names))
         return found
 
-    async def _shown(self, names: set[str]) -> None:
-        """Until the brokers know of them what the controller does."""
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                while names:
-                    names = {name for name, there in (await self._describe(names)).items() if not _has_leaders(there)}
-                    await asyncio.sleep(LOOK_SECONDS if names else 0)
-        except TimeoutError as error:
-            raise BrokerUnavailable(f"Kafka has made {', '.join(sorted(names))}, and does not show it yet") from error
+    async def _have_leaders(self, names: set[str]) -> bool:
+        return all(map(_has_leaders, (await self._describe(names)).values()))
 
     async def check(self, name: str) -> None:
         """That a topic which is there loses no tasks. Raises `ConfigurationError`, `BrokerError`."""
-        resource = ConfigResource(ResourceType.TOPIC, name)
-        try:
-            settings = await _answer(self._admin.describe_configs([resource], request_timeout=ANSWER_SECONDS)[resource])
-        except KafkaException as error:
-            raise faults.why(error) from error
+        settings = await _shown(name, lambda: self._settings(name))
         wrong = [f"{key} is {settings[key].value}" for key, value in KEEPS.items() if settings[key].value != value]
         if wrong:
             wanted = ",".join(f"{key}={value}" for key, value in KEEPS.items())
@@ -91,6 +119,16 @@ class Topics:
                 f"the topic {name} cannot be used: it would lose tasks ({', '.join(wrong)}). Use another name, or"
                 f" `kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config {wanted}`"
             )
+
+    async def _settings(self, name: str) -> Any:
+        """None where it is not there."""
+        resource = ConfigResource(ResourceType.TOPIC, name)
+        try:
+            return await _answer(self._admin.describe_configs([resource], request_timeout=ANSWER_SECONDS)[resource])
+        except KafkaException as error:
+            if faults.is_no_topic(faults.error_in(error)):
+                return None
+            raise faults.why(error) from error
 
     async def identities(self, names: Iterable[str]) -> dict[str, str | None]:
         """What tells each topic from others that had its name before; None for one that is not there."""
@@ -111,16 +149,31 @@ class Topics:
 
     async def extent(self, name: str) -> Extent | None:
         """Of a log's topic; None where it is not there. Raises `BrokerError`."""
+        until = time.monotonic() + ANSWER_SECONDS
+        while True:
+            try:
+                return await self._extent(name)
+            except KafkaException as error:
+                if faults.is_no_topic(faults.error_in(error)):
+                    return None
+                if not faults.is_moving(faults.error_in(error)) or time.monotonic() > until:
+                    raise faults.why(error) from error
+            await asyncio.sleep(LOOK_SECONDS)
+            await self._look_for_leaders(name)
+
+    async def _look_for_leaders(self, name: str) -> None:
+        """The client goes on asking a leader that is gone, until it is told of another one."""
+        with suppress(KafkaException):
+            await asyncio.to_thread(self._admin.list_topics, name, timeout=LEADER_SECONDS)
+
+    async def _extent(self, name: str) -> Extent | None:
         partition = TopicPartition(name, 0)
-        first = self._admin.list_offsets({partition: OffsetSpec.earliest()}, request_timeout=ANSWER_SECONDS)
-        last = self._admin.list_offsets({partition: OffsetSpec.latest()}, request_timeout=ANSWER_SECONDS)
+        first = self._admin.list_offsets({partition: OffsetSpec.earliest()}, request_timeout=LEADER_SECONDS)
+        last = self._admin.list_offsets({partition: OffsetSpec.latest()}, request_timeout=LEADER_SECONDS)
         identity = (await self.identities([name]))[name]
-        try:
-            low, high = (await _answer(first[partition])).offset, (await _answer(last[partition])).offset
-        except KafkaException as error:
-            if faults.is_no_topic(faults.error_in(error)):
-                return None
-            raise faults.why(error) from error
+        low, high = (await _answer(first[partition])).offset, (await _answer(last[partition])).offset
+        if min(low, high) < 0:  # so the client says, and raises nothing, where nobody has answered in time
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return None if identity is None else Extent(identity, low, high)
 
     async def extent_of(self, plan: Plan) -> Extent:
@@ -128,9 +181,7 @@ class Topics:
         extent = await self.extent(plan.name)
         if extent is None:
             await self.make([plan])
-            extent = await self.extent(plan.name)
-        if extent is None:
-            raise BrokerUnavailable(f"Kafka has made the topic {plan.name}, and does not show it yet")
+            extent = await _shown(plan.name, lambda: self.extent(plan.name))
         return extent
 
     async def trim(self, before: Mapping[tuple[str, int], int]) -> None:
@@ -140,7 +191,22 @@ class Topics:
             for future in self._admin.delete_records(partitions, request_timeout=ANSWER_SECONDS).values():
                 await _answer(future)
         except KafkaException as error:
+            for topic in {topic for topic, _ in before}:
+                await self._look_for_leaders(topic)
             raise faults.why(error) from error
+
+
+async def _shown(what: str, look: Callable[[], Awaitable[T | None]]) -> T:
+    """What it tells of a topic that is there, once it does: each broker knows a little later than the controller."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while True:
+                seen = await look()
+                if seen:
+                    return seen
+                await asyncio.sleep(LOOK_SECONDS)
+    except TimeoutError as error:
+        raise BrokerUnavailable(f"Kafka has made {what}, and does not show it yet") from error
 
 
 async def _answer(future: futures.Future[Any]) -> Any:
