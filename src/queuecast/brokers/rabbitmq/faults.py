@@ -14,7 +14,8 @@ class Refused(BrokerUnavailable):
     """The server has closed a channel, with a code (AMQP 0-9-1, section 1.2) and its reason."""
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"RabbitMQ refused: {text}")
+        advice = "; see `rabbitmqctl set_permissions`" if code == ACCESS_REFUSED else ""
+        super().__init__(f"RabbitMQ refused: {text}{advice}")
         self.code = code
         self.text = text
 
