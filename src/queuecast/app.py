@@ -148,6 +148,11 @@ class Queuecast:
                 del self._entered[loop]
                 await self.close()
 
+    @property
+    def is_entered(self) -> bool:
+        """Whether `running` keeps it open in this loop."""
+        return asyncio.get_running_loop() in self._entered
+
     async def session(self) -> Session:
         """What is open in the running loop, opened by the first caller.
 
@@ -201,6 +206,8 @@ class Queuecast:
 
     async def close(self) -> None:
         """Let go of what this loop has open. The application may be used again afterwards."""
+        if self._gateway is not None:
+            await self._gateway.close()
         opening = self._sessions.pop(asyncio.get_running_loop(), None)
         if opening is not None:
             await (await opening).close()

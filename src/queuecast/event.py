@@ -9,7 +9,7 @@ from msgspec import UNSET, Raw, Struct
 from .task import FinalState, State, Task, fingerprint, is_keyed, new_run_id, timestamp
 
 MAX_EVENT_BYTES: Final = 512_000
-"""Bytes of one encoded event. An output or a result over it ends its task as `failed` (`result-too-large`)."""
+"""Bytes of one encoded event. Over it an output or a result ends its task: `output-too-large`, `result-too-large`."""
 
 
 class Progress(Struct, frozen=True, omit_defaults=True):

@@ -44,9 +44,10 @@ class Session:
         await self.broker.open()
 
     async def close(self) -> None:
-        for tail in self._tails.values():
+        # The broker's end may close it while its application does.
+        tails, self._tails = self._tails, {}
+        for tail in tails.values():
             await tail.stop()
-        self._tails.clear()
         await self.broker.close()
         # Whoever still waits for a result looks again, and hears from the broker that it is closed.
         for results in self._results.values():

@@ -1,7 +1,9 @@
 """Submit, status, list, cancel and requeue over HTTP."""
 
 import asyncio
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -337,6 +339,33 @@ async def test_the_preference_applied_is_the_wait_that_was_granted(qc):
     async with qc.running(worker=True):
         answer = await post(qc.gateway, "/queues/reports/tasks", {"name": "fail"}, {"Prefer": "wait=9999"})
         assert answer.headers["preference-applied"] == "wait=60"
+
+
+async def test_what_a_request_opened_ends_with_the_application(qc, caplog):
+    stopped = signal.getsignal(signal.SIGINT)
+    calls = []
+    signal.signal(signal.SIGINT, lambda *_: calls.append(1))
+    try:
+        handler = signal.getsignal(signal.SIGINT)
+        async with qc.running():
+            with caplog.at_level("INFO"):
+                assert (await get(qc.gateway, "/readyz")).status == 200
+            assert "started by a request" not in caplog.text
+            hub = (await qc.gateway.opened()).hub
+            os.kill(os.getpid(), signal.SIGINT)
+            while not hub.draining:
+                await asyncio.sleep(0)
+            assert calls, "the host application's own handler is called too"
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, stopped)
+
+
+async def test_a_broker_that_can_never_be_opened_is_no_defect_of_ours():
+    qc = Queuecast("sqlite:////no/such/folder/work.db")
+    answer = await get(qc.gateway, "/readyz")
+    assert (answer.status, answer.json["type"]) == (503, "urn:queuecast:problem:misconfigured")
+    assert "/no/such" not in answer.json["detail"], "that is for the log"
 
 
 # Following the queues

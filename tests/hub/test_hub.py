@@ -3,8 +3,11 @@
 import asyncio
 import json
 
+from msgspec.structs import replace
+
 from queuecast.hub import hub as hub_module
 from queuecast.hub import wheel as wheel_module
+from queuecast.hub import window as window_module
 from queuecast.hub.wheel import KEEPALIVE_SECONDS, STALL_SECONDS, visit
 from queuecast.sse import KEEPALIVE
 
@@ -116,6 +119,34 @@ async def test_a_drain_sends_everybody_away_with_their_cursors():
         assert json.loads(slow.messages[-1].data)["cursor"] == mark
         assert world.hub.counters.streams_closed == {"drain": 3}
         assert world.hub.streams == 0
+
+
+async def test_who_was_being_let_in_when_the_drain_began_is_sent_away_too():
+    async with World() as world:
+        await world.run()
+        followed = await world.hub.fanout(("a",))
+        start = await world.hub.begin(followed, "first")
+        await world.hub.drain(0)
+        late = Client()
+        world.hub.open(followed, start, late)
+        await until(lambda: late.closed)
+        assert [message.event for message in late.messages][-1] == "drain"
+
+
+async def test_a_task_is_replayed_whatever_its_id_is_made_of(monkeypatch):
+    monkeypatch.setattr(window_module, "MAX_FRAMES", 5)
+    monkeypatch.setattr(window_module, "SLACK_FRAMES", 0)
+    async with World(backlog=1) as world:
+        run = Run(world.broker, "a", None)
+        run.id = 'order "7" \\ é'
+        run.task = replace(run.task, id=run.id)
+        await run.begin()
+        await run.succeed()
+        other = await world.run()
+        await other.progress(20)
+        client = await world.follow(task=run.id, asked="first")
+        await until(lambda: client.closed)
+        assert [event["id"] for event in client.events] == [run.id] * 3
 
 
 async def test_counts_what_is_open_and_why_it_ended():

@@ -4,10 +4,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 
+import msgspec
 import pytest
+from msgspec import Raw
 from working import Gate, story, until, url_of, working
 
 from queuecast import Context, Queuecast, TaskFailed, retry
+from queuecast.task import Options, make_task
 from queuecast.worker.outcome import MAX_MESSAGE_CHARS
 
 
@@ -66,6 +69,18 @@ class TestExceptions:
                 assert await failure_of(ref) == (type, message)
                 outputs = ["output"] if handler.signature.generates else []
                 assert await story(ref) == ["queued", "running", *outputs, "failed"]
+
+    async def test_arguments_that_are_refused_in_many_words_end_their_task(self, app, queue):
+        @queue.task
+        async def render(report: int) -> None:
+            raise AssertionError("never begun")
+
+        body = Raw(msgspec.json.encode({"x" * 300_000: 1}))
+        task = make_task("reports", "render", body, Options(), now=time.time(), horizon=60)
+        async with working(app):
+            await (await app.session()).broker.submit([task])
+            kind, message = await failure_of(queue.ref_to(render, task.id))
+            assert (kind, len(message) <= MAX_MESSAGE_CHARS) == ("invalid-arguments", True)
 
     async def test_an_exhausted_iterator_in_a_thread_fails_it(self, app, queue):
         @queue.task

@@ -1,4 +1,4 @@
-"""Backends behind one contract. `open_broker` picks one by its URL and imports only that one."""
+"""Backends behind one contract. `make_broker` picks one by its URL and imports only that one."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ __all__ = ["CONTROL", "Broker", "Consumer", "Delivery", "External", "Retention",
 def make_broker(url: str) -> Broker:
     """The broker that a URL names, not opened yet. Raises `ConfigurationError` for a URL that names none.
 
-    `sqlite:///work.db` (a path relative to the working directory; four slashes for an absolute one), `memory://`.
-    Query parameters: `retain_days`, `retain_mb` for every backend, `sync=full|normal` for SQLite.
+    `sqlite:///work.db` (a path relative to the working directory; four slashes for an absolute one), `memory://`,
+    `amqp://` and `kafka://`. Query parameters: `retain_days`, `retain_mb` for every backend, `sync=full|normal` for
+    SQLite, `state=` for the servers' and what their guides name.
     """
     from urllib.parse import parse_qsl, urlsplit
 

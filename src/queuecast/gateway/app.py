@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ..app import Principal, Queuecast
 from ..cursor import MAX_STREAM_QUEUES
-from ..errors import Flaw
+from ..errors import ConfigurationError, Flaw
 from ..hub.hub import Hub
 from ..queue import Queue
 from . import tasks
@@ -44,6 +44,7 @@ class Gateway:
         self._starting = asyncio.Lock()
         self._open: Open | None = None
         self._kept = False
+        self._unhook: Callable[[], None] = lambda: None
         """Somebody entered `running`, and will leave it."""
         self._router = Router(
             [
@@ -91,6 +92,8 @@ class Gateway:
             problem = problem_of(error)
             if begun:
                 raise
+            if isinstance(error, ConfigurationError):
+                logger.exception("%s %s cannot be answered", scope["method"], scope["path"])
             if problem is None:
                 logger.exception("%s %s met a defect of queuecast", scope["method"], scope["path"])
                 problem = Problem(500, "internal", "this is a defect of queuecast; the server's log says more")
@@ -126,6 +129,7 @@ class Gateway:
             return self._open
         async with self._starting:
             if self._open is None or self._open.session is not session:
+                await self.close()
                 self._open = await Open.start(self._app, session)
                 if not self._kept:
                     self._send_away_at_stop(self._open)
@@ -134,11 +138,23 @@ class Gateway:
     def _send_away_at_stop(self, opened: Open) -> None:
         """A mounted application's lifespan is not run (Starlette issue 649): only the signal tells us of the end."""
         from .server import drain_at_signals
+        from .signals import ENDING
 
-        logger.info("started by a request: enter qc.running() in your lifespan, and it is ready before the first one")
-        # Not at SIGINT: a program that handles no signal still has asyncio's handler for that one, and nobody would
-        # put it back.
-        drain_at_signals(opened.hub.drain, numbers=[signal.SIGTERM])
+        numbers: Sequence[signal.Signals] = ENDING
+        if not self._app.is_entered:
+            logger.info("started by a request: enter qc.running() in your lifespan: it is ready before the first one")
+            # Not at SIGINT: a program that handles no signal still has asyncio's handler for that one, and nobody would
+            # put it back.
+            numbers = [signal.SIGTERM]
+        self._unhook = drain_at_signals(opened.hub.drain, numbers=numbers)
+
+    async def close(self) -> None:
+        """Let go of what a request has opened in this loop. What `running` has opened it lets go of by itself."""
+        opened = self._open
+        if opened is not None and not self._kept and opened.session.loop is asyncio.get_running_loop():
+            self._open = None
+            self._unhook()
+            await opened.stop()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Served alone: the server's lifespan is the application's."""

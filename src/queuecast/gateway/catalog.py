@@ -7,13 +7,14 @@ import asyncio
 import difflib
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from ..app import Queuecast
 from ..brokers import CONTROL
 from ..brokers.base import Entry
 from ..control import WorkerAnnounced, WorkerLeft, decode_control
 from ..cursor import Cursor
-from ..errors import Flaw, UnknownQueue
+from ..errors import BrokerUnavailable, Flaw, UnknownQueue
 from ..queue import Queue
 from ..session import Session
 from ..task import is_queue_name
@@ -21,7 +22,10 @@ from .problems import Problem
 
 logger = logging.getLogger(__name__)
 
-WORKER_SILENCE = 90.0
+CATCH_UP_SECONDS: Final = 10.0
+"""Seconds for what was announced before to be read. Then `BrokerUnavailable`, and the next request tries again."""
+
+WORKER_SILENCE: Final = 90.0
 """Seconds without an announcement after which a worker is no longer counted: three heartbeats."""
 
 
@@ -37,7 +41,7 @@ class Catalog:
         self._stop: Callable[[], None] | None = None
 
     async def start(self, session: Session) -> None:
-        """Returns when everything that was declared or announced before is known."""
+        """Returns when everything that was declared, and lately announced, is known. Raises `BrokerError`."""
         await session.broker.declare(CONTROL)
         # Their workers may have left long ago and what they announced been trimmed; the tasks are there to look at.
         for name in await session.broker.counts():
@@ -46,7 +50,11 @@ class Catalog:
         tail = await session.tail(CONTROL)
         self._stop = tail.listen(self)
         if tail.at.offset < self._end:
-            await self._caught_up.wait()
+            try:
+                async with asyncio.timeout(CATCH_UP_SECONDS):
+                    await self._caught_up.wait()
+            except TimeoutError:
+                raise BrokerUnavailable("what the workers have announced cannot be read") from None
 
     def stop(self) -> None:
         """Listen no more."""

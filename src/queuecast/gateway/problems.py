@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from ..errors import (
     BrokerUnavailable,
+    ConfigurationError,
     Flaw,
     InvalidInput,
     KeyReused,
@@ -80,6 +81,9 @@ def problem_of(error: Exception) -> Problem | None:
     if isinstance(error, HTTPException):
         kind = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "refused")
         return Problem(error.status_code, kind, error.detail, headers=error.headers)
+    if isinstance(error, ConfigurationError):
+        # What is wrong is for the log: it may name the file, or the server.
+        return Problem(503, "misconfigured", "this server is not set up as it must be; its log says more")
     for family, status, kind in _STATUS_OF:
         if isinstance(error, family):
             flaws = error.flaws if isinstance(error, InvalidInput) else ()

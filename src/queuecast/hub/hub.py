@@ -185,6 +185,9 @@ class Hub:
         fanout.join(sub, start.place, start.id)
         if fanout.closed:
             sub.close("shutdown")
+        elif self.draining:
+            # It came before, and took its time: those who were sent away did not include it.
+            sub.send_away("drain", random.randint(*DRAIN_RETRY_MS))
         return sub
 
     def _left(self, sub: Subscription, reason: str) -> None:

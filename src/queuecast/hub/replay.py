@@ -12,6 +12,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from ..brokers.base import Entry, verify
+from ..codec import encode_value
 from ..cursor import Cursor, beginning, cursor_at
 from ..errors import BrokerError, ResetRequired
 from .frame import event_frame, reset_frame
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 class Replay:
     """A task for as long as one client is behind the window. Begins after `place`."""
 
-    __slots__ = ("_fanout", "_pieces", "_place", "_size", "_sub", "_task", "_verified", "_writable")
+    __slots__ = ("_fanout", "_mark", "_pieces", "_place", "_size", "_sub", "_task", "_verified", "_writable")
 
     def __init__(self, fanout: Fanout, sub: Subscription, place: Place, verified: bool) -> None:
         self._fanout = fanout
@@ -36,6 +37,8 @@ class Replay:
         self._place = dict(place)
         self._verified = verified
         self._writable = asyncio.Event()
+        self._mark = b"" if sub.task is None else bytes(encode_value(sub.task))
+        """Bytes that every event of the followed task contains."""
         self._pieces: list[bytes] = []
         self._size = 0
         self._task = asyncio.create_task(self._run(), name=f"queuecast replay {text_of(place)}")
@@ -122,7 +125,7 @@ class Replay:
     def _take(self, queue: str, entry: Entry) -> None:
         sub = self._sub
         cursor = self._place[queue] = cursor_at(self._place[queue].identity, entry.offset, entry.body)
-        if sub.task is not None and sub.task.encode() not in entry.body:
+        if self._mark not in entry.body:
             return
         frame = event_frame(queue, entry.body, str(cursor), text_of(self._place), self._fanout.window.named)
         if not frame.concerns(sub.task, sub.owner):

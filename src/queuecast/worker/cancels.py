@@ -12,6 +12,7 @@ from ..brokers import CONTROL, Broker
 from ..brokers.base import Entry
 from ..control import CLOCK_SLACK, CancelRequested, decode_control
 from ..cursor import Cursor
+from ..errors import BrokerUnavailable
 from ..tail import Tail
 from ..task import Task
 
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 MAX_REMEMBERED: Final = 100_000
 """Cancel requests kept in mind; beyond that the oldest are forgotten, and such a task may begin before it ends."""
+
+CATCH_UP_SECONDS: Final = 30.0
+"""Seconds for what was asked before to be read. Then `BrokerUnavailable`: nothing is run that may be cancelled."""
 
 
 class Cancels:
@@ -35,7 +39,7 @@ class Cancels:
         return self._asked.get((task.queue, task.id), -inf) >= task.submitted_at - CLOCK_SLACK
 
     async def start(self) -> None:
-        """Returns when everything that was asked before is known."""
+        """Returns when everything that was asked before is known. Raises `BrokerError`."""
         await self._broker.declare(CONTROL)
         end = (await self._broker.bounds(CONTROL)).last
         caught_up = _CaughtUp(end)
@@ -43,7 +47,11 @@ class Cancels:
         self._tail.listen(self)
         forget = self._tail.listen(caught_up)
         if self._tail.at.offset < end:
-            await caught_up.event.wait()
+            try:
+                async with asyncio.timeout(CATCH_UP_SECONDS):
+                    await caught_up.event.wait()
+            except TimeoutError:
+                raise BrokerUnavailable("which tasks are to be cancelled cannot be read") from None
         forget()
 
     async def stop(self) -> None:

@@ -139,6 +139,8 @@ class Child:
         try:
             return decode_answer(await read_frame(self._reader))
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError) as error:
+            if isinstance(error, msgspec.MsgspecError):
+                self._kill()  # it would wait for more work
             code = await self._exit
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             raise ProcessDied(f"the process that ran it ended with {how}") from error

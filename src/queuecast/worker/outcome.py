@@ -15,7 +15,7 @@ StopReason: TypeAlias = Literal["cancelled", "timeout", "interrupted", "lost"]
 """Why a run was asked to stop: by a client, by its timeout, by the worker's own stopping, by another worker's run."""
 
 MAX_VALUE_BYTES: Final = MAX_EVENT_BYTES - 2_000
-"""Bytes of one result or output: what an event has room for. Beyond it the task fails (`result-too-large`)."""
+"""Bytes of one result or output: what an event has room for. Beyond it the task fails: `result-too-large`."""
 
 MAX_MESSAGE_CHARS: Final = 2_000
 """Characters of an error's message; the rest is cut."""
@@ -84,7 +84,7 @@ def sendable(value: object, what: Literal["result", "output"]) -> Raw:
     try:
         body = encode_value(value)
     except ValueError as error:
-        raise Unsendable(f"{what}-not-json", str(error)) from error
+        raise Unsendable(f"{what}-not-json", printable(str(error), MAX_MESSAGE_CHARS)) from error
     size = len(body)
     if size > MAX_VALUE_BYTES // 3:
         # Escaped, a line end takes up to three times its room.

@@ -20,6 +20,7 @@ from ..event import ErrorInfo, Event, ended
 from ..handler import Handler
 from .context import RunContext
 from .outcome import (
+    MAX_MESSAGE_CHARS,
     Abandoned,
     Cancelled,
     Died,
@@ -31,6 +32,7 @@ from .outcome import (
     Succeeded,
     describe,
     judge,
+    printable,
     sendable,
 )
 from .runners import Call, Runner
@@ -102,7 +104,8 @@ class Run:
         try:
             return Call.of(handler, self.task.args)
         except InvalidInput as error:
-            return ErrorInfo("invalid-arguments", str(error))
+            # What is wrong may be quoted in full, and would then fit into no event.
+            return ErrorInfo("invalid-arguments", printable(str(error), MAX_MESSAGE_CHARS))
 
     async def _execute(self, call: Call, trail: Trail, *, alone: bool) -> Outcome:
         """One run of the handler."""
