@@ -1,5 +1,7 @@
 """Private Kafka nodes: what they keep when they are killed, and where they send who comes to a proxy before them."""
 
+from contextlib import suppress
+
 import pytest
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
@@ -8,6 +10,7 @@ from .answers import kafka_answers
 from .found import need_kafka_programs
 from .kafka_node import KafkaNode
 from .proxy import Proxy
+from .waiting import wait_until
 
 SECONDS = 30
 """A failure bound: what a server has not done by then it will not."""
@@ -30,9 +33,15 @@ def put(address):
 
 
 def end_of(address):
+    """Once the partition has a leader: a topic is there a little before."""
     partition = TopicPartition("work", 0)
     admin = AdminClient({"bootstrap.servers": address})
-    return admin.list_offsets({partition: OffsetSpec.latest()}, request_timeout=SECONDS)[partition].result().offset
+
+    def told():
+        with suppress(KafkaException):
+            return admin.list_offsets({partition: OffsetSpec.latest()}, request_timeout=SECONDS)[partition].result()
+
+    return wait_until(told, "no leader tells where its log ends", seconds=SECONDS).offset
 
 
 def test_what_is_confirmed_outlives_its_node(node):

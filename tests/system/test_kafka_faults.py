@@ -107,6 +107,7 @@ async def test_connections_are_cut_between_what_is_sent_and_its_confirm(machine,
     await pronounce(machine, load, halves.port, kills=CUTS, refusals=UNAVAILABLE)
 
 
+@pytest.mark.cluster
 @pytest.mark.bound(170)
 async def test_a_cluster_whose_leaders_are_killed_goes_on_by_itself(tmp_path):
     """That of a log, and then that of the groups."""
