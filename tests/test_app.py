@@ -15,6 +15,7 @@ from working import BACKENDS, Gate, story, url_of, working
 from queuecast import BrokerUnavailable, ConfigurationError, Context, Queuecast, ResultExpired
 from queuecast.brokers.memory import MemoryBroker
 from queuecast.brokers.sqlite import writer
+from queuecast.session import Session
 
 
 @pytest.fixture(params=BACKENDS)
@@ -431,3 +432,12 @@ def descriptors() -> int:
 async def all_threads_gone(prefix: str, earlier: Collection[threading.Thread] = ()) -> None:
     while any(thread.name.startswith(prefix) for thread in set(threading.enumerate()).difference(earlier)):
         await asyncio.sleep(0.01)
+
+
+async def test_a_session_may_be_closed_twice_at_once():
+    """By its application, and by its broker's end."""
+    session = Session("memory://", lambda _: None)
+    await session.open()
+    for name in ("a", "b", "c"):
+        await session.tail(name)
+    await asyncio.gather(session.close(), session.close())
