@@ -8,12 +8,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 from working import story, until, working
 
 from queuecast import Queuecast, TaskCancelled, TaskFailed
 from queuecast.event import Progress
-from queuecast.worker import run
+from queuecast.worker import children, run
 from queuecast.worker.trail import Trail
 
 from . import handlers
@@ -58,6 +59,17 @@ class OnOneBackend:
 
 
 class TestRunning(OnOneBackend):
+    async def test_a_process_whose_answer_cannot_be_read_is_killed(self, processes, monkeypatch):
+        """It would wait for more work, and its task with it."""
+
+        def unreadable(_frame):
+            raise msgspec.DecodeError("cut off")
+
+        monkeypatch.setattr(run, "MAX_LONE_LOSSES", LOSSES)
+        monkeypatch.setattr(children, "decode_answer", unreadable)
+        async with working(processes):
+            assert (await failure_of(await handlers.where.submit()))[0] == "worker-lost"
+
     async def test_it_is_another_process_and_the_same_one_the_next_time(self, processes):
         async with working(processes):
             pids = [await (await handler.submit()).result() for handler in (handlers.where, handlers.async_where) * 2]
