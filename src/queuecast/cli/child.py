@@ -7,11 +7,11 @@ import logging
 import os
 import signal
 import sys
-from asyncio.subprocess import Process
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, Self
 
+from ..processes import Process
 from .exits import CommandError, Exit
 
 logger = logging.getLogger(__name__)
@@ -97,16 +97,15 @@ class Child:
 
     @property
     def _lives(self) -> bool:
-        return self._process is not None and self._process.returncode is None
+        return self._process is not None and not self._process.exit.done()
 
     @property
     def _stopping(self) -> bool:
         return self._killing is not None
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._lives:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+        if self._process is not None:
+            self._process.signal(number)
 
     def _kill_late(self) -> None:
         if self._lives:
@@ -132,15 +131,11 @@ class Child:
         """One life: for how many seconds, and the exit code."""
         loop = asyncio.get_running_loop()
         born = loop.time()
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "queuecast", *self._arguments, "--parent", str(self._theirs)),
-            pass_fds=[self._theirs, *self._inherited],
-            # A Ctrl-C at the terminal is for this process, which tells its children.
-            start_new_session=True,
+        self._process = Process(
+            [sys.executable, "-m", "queuecast", *self._arguments, "--parent", str(self._theirs)],
+            [self._theirs, *self._inherited],
         )
-        if self._stopping:
-            self.stop()
-        code = await self._process.wait()
+        code = await asyncio.shield(self._process.exit)
         return loop.time() - born, code
 
 

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from ..handler import Handler
+from ..processes import Process
 from .context import RunContext
 from .outcome import HandlerRaised, ProcessDied
 from .wire import (
@@ -73,39 +74,33 @@ class Children:
 class Child:
     """One process and the socket to it."""
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reusable = False
         self._process = process
         self._reader = reader
         self._writer = writer
         self._killer: asyncio.TimerHandle | None = None
-        self._exit = asyncio.ensure_future(process.wait())
 
     @classmethod
     async def start(cls) -> Child:
         ours, theirs = socket.socketpair()
         with theirs, ExitStack() as undo:
             undo.callback(ours.close)
-            process = await asyncio.create_subprocess_exec(
+            process = Process(
                 # The program's own arguments: where the handler lives in the program, it is run once more there.
-                *(sys.executable, "-P", "-m", "queuecast.worker.child", *sys.argv[1:]),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                # A Ctrl-C at the terminal is for the worker, which decides what becomes of its children.
-                start_new_session=True,
-                env=_environment(theirs.fileno()),
+                [sys.executable, "-P", "-m", "queuecast.worker.child", *sys.argv[1:]],
+                [theirs.fileno()],
+                _environment(theirs.fileno()),
             )
             undo.pop_all()
         reader, writer = await asyncio.open_connection(sock=ours)
         child = cls(process, reader, writer)
-        child._exit.add_done_callback(child._exited)
+        process.exit.add_done_callback(child._exited)
         return child
 
     @property
     def alive(self) -> bool:
-        return not self._exit.done() and not _has_ended(self._process.pid)
+        return not self._process.exit.done() and not _has_ended(self._process.pid)
 
     async def run(self, handler: Handler[Any, Any, Any], context: RunContext, args: Raw) -> Any:
         """What the handler returned, as JSON. Raises `HandlerRaised`, or `ProcessDied` with how."""
@@ -141,7 +136,7 @@ class Child:
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError) as error:
             if isinstance(error, msgspec.MsgspecError):
                 self._kill()  # it would wait for more work
-            code = await self._exit
+            code = await asyncio.shield(self._process.exit)
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             raise ProcessDied(f"the process that ran it ended with {how}") from error
 
@@ -149,8 +144,7 @@ class Child:
         """Ask the handler to end, and kill the process when it has not after the grace."""
         self.reusable = False
         if self.alive and self._killer is None:
-            with suppress(ProcessLookupError):
-                self._process.terminate()
+            self._process.signal(signal.SIGTERM)
             self._killer = asyncio.get_running_loop().call_later(KILL_GRACE, self._kill)
 
     async def kill(self) -> None:
@@ -158,7 +152,7 @@ class Child:
             self._killer.cancel()
         self._kill()
         self._writer.close()
-        await self._exit
+        await asyncio.shield(self._process.exit)
 
     def _kill(self) -> None:
         """With all that it started: it leads a process group of its own."""
