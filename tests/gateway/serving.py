@@ -99,6 +99,10 @@ class Reader:
         await client.read_head()
         return client
 
+    def widen(self):
+        """Have room for what comes from now on: through a receive buffer of 4 kB it would trickle."""
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+
     async def read_head(self):
         head = await self.reader.readuntil(b"\r\n\r\n")
         status, *lines = head.decode("latin-1").strip().split("\r\n")

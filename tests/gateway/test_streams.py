@@ -234,6 +234,7 @@ async def test_a_slow_client_catches_up_from_the_log(http, monkeypatch):
             await run.progress(note="x" * 100_000)
             sent += 1
             await asyncio.sleep(0)
+        slow.widen()
         await slow.until(lambda messages: len(messages) == sent)
         await run.progress(3)
         await slow.until(lambda messages: len(messages) == sent + 3)
