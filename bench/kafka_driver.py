@@ -1,7 +1,7 @@
-"""Kafka's driver, and beside it the plain client: how much a second through one process?
+"""Kafka's driver without what is above it: how much a second through one process?
 
-Tasks put into 12 partitions and taken again, events appended and read; `rebuild.py` has the folding of them. Wants a
-Kafka that is running; the topics that it makes there are deleted again.
+Tasks put into 12 partitions and taken again, events appended and read; `rebuild.py` has the folding of them, and
+`kafka_tasks.py` what the plain client reaches. Wants a Kafka that is running; the topics made there are deleted again.
 """
 
 import argparse
@@ -10,8 +10,6 @@ import secrets
 import time
 from functools import partial
 
-from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
 from lib import filed_log, kafka, options, report, trials
 from msgspec import Raw
 
@@ -25,7 +23,6 @@ from queuecast.task import Options, make_task
 
 AT_ONCE = 1_000  # calls that wait for their confirmation together
 HELD = 500  # tasks that are taken and not settled, at most
-BODY = b"x" * 100  # of the plain client's records
 KEEP_ALL = Retention(age=1e9, size=1 << 40)
 
 
@@ -88,42 +85,13 @@ def ours(chosen):
         kafka.delete(chosen.kafka, queue, f"_qc.events.{queue}")
 
 
-def plain(chosen):
-    """Idempotent, acks=all, a report for each record, one partition."""
-    topic = f"bench-{secrets.token_hex(4)}"
-    settings = {"bootstrap.servers": chosen.kafka, "enable.idempotence": True, "linger.ms": 1}
-    producer, reports = Producer(settings), []
-    admin = AdminClient({"bootstrap.servers": chosen.kafka})
-    admin.create_topics([NewTopic(topic, 1)])[topic].result()
-    try:
-        producer.produce(topic, BODY)
-        producer.flush()
-        count = chosen.tasks * 5
-        began = time.perf_counter()
-        for _ in range(count):
-            while True:
-                try:
-                    producer.produce(topic, BODY, on_delivery=lambda error, _: reports.append(error))
-                    break
-                except BufferError:
-                    producer.poll(0.01)
-            producer.poll(0)
-        producer.flush()
-        took = time.perf_counter() - began
-        if len(reports) != count or any(reports):
-            raise RuntimeError("some of it was not confirmed")
-        return {"produced_per_s": count / took}
-    finally:
-        kafka.delete(chosen.kafka, topic)
-
-
 def main() -> None:
     parser = options.parser(__doc__)
     parser.add_argument("--kafka", default="127.0.0.1:9092", help="host:port")
     parser.add_argument("--tasks", type=int, default=20_000)
     parser.add_argument("--finished", type=int, default=100_000, help="tasks in the log that is read")
     chosen: argparse.Namespace = parser.parse_args()
-    todo = {("queuecast", "driver"): partial(ours, chosen), ("confluent-kafka", "plain"): partial(plain, chosen)}
+    todo = {("queuecast", "driver"): partial(ours, chosen)}
     report.emit("kafka_driver", vars(chosen), trials.interleaved(todo, chosen.rounds))
 
 

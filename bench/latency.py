@@ -2,8 +2,8 @@
 
 One request after the other, on one keep-alive connection; the stream is another. The usual stack
 (FastAPI, Celery on RabbitMQ, Redis pub/sub, sse-starlette) answers the same routes and bodies.
-Beside them is what RabbitMQ alone takes of it: a task's message to a plain worker and its answer
-back, and a message through a stream.
+Beside them is what the servers alone take of it: a task's message to a plain worker and its answer
+back, on RabbitMQ and on Kafka, and a message through a RabbitMQ stream.
 Nothing is pinned here: an idle system lets each process run where it wakes fastest.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import ours
 from lib import http_load, options, proc, report, subject, trials
-from peers import celery_stack, raw_pika
+from peers import celery_stack, raw_kafka, raw_pika
 
 QUEUE = "noop"
 REQUEST = subject.post(f"/queues/{QUEUE}/tasks", b'{"name":"noop","args":{}}')
@@ -106,9 +106,11 @@ def over_http(gateway: Callable[[Path], AbstractContextManager[int]], folder: Pa
 SUBJECTS = (
     Stack("queuecast", partial(over_http, ours.task_gateway)),
     Stack("queuecast_rabbitmq", partial(over_http, ours.task_gateway_rabbitmq)),
+    Stack("queuecast_kafka", partial(over_http, ours.task_gateway_kafka)),
     Stack("fastapi_celery_rabbitmq_redis", partial(over_http, celery_stack.gateway)),
     Stack("pika_request_reply", raw_pika.request_reply),
     Stack("pika_stream", raw_pika.stream),
+    Stack("confluent_kafka_round_trip", raw_kafka.round_trip),
 )
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.request import urlopen
 
-from lib import callers, counted, proc, rabbitmq
+from lib import callers, counted, kafka, proc, rabbitmq
 from lib.subject import Event, Server, post
 
 APPS = str(proc.BENCH / "ours_apps.py")
@@ -133,11 +133,11 @@ async def _run_seconds(url: str, tasks: int, queue: str = "noops") -> float:
     return (last - first).total_seconds()
 
 
-def rabbitmq_tasks(folder: Path, url: str, tasks: int) -> dict[str, float]:
+def server_tasks(folder: Path, url: str, tasks: int) -> dict[str, float]:
     """The same on a server: nothing else runs there than the one worker process, and afterwards who reads the log."""
     proc.need("queuecast")
-    proc.need("pika")
-    url = f"{url}&state={folder / 'state'}"
+    proc.need("confluent_kafka" if url.startswith("kafka") else "pika")
+    url = f"{url}{'&' if '?' in url else '?'}state={folder / 'state'}"
     submitted = asyncio.run(_submit_by_callers(url, tasks))
     env = counted.environment(folder, tasks)
     program = ("worker", "ours_apps:qc", "--queue", "counted", "--concurrency", CONCURRENCY)
@@ -157,6 +157,14 @@ def task_gateway_rabbitmq(folder: Path) -> Iterator[int]:
     """The same on a fresh RabbitMQ node. For latency."""
     proc.need("pika")
     with rabbitmq.node(folder, None) as url, _run(folder, f"{url}?state={folder / 'state'}") as port:
+        yield port
+
+
+@contextlib.contextmanager
+def task_gateway_kafka(folder: Path) -> Iterator[int]:
+    """The same on a fresh Kafka node. For latency."""
+    proc.need("confluent_kafka")
+    with kafka.node(folder, None) as address, _run(folder, f"kafka://{address}?state={folder / 'state'}") as port:
         yield port
 
 

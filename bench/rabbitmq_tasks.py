@@ -24,7 +24,7 @@ WORKERS = {
 
 def queuecast(kind: str, chosen: argparse.Namespace) -> trials.Figures:
     with proc.workdir() as folder, rabbitmq.node(folder, proc.SERVER_CPU) as url:
-        return ours.rabbitmq_tasks(folder, f"{url}?type={kind}", chosen.tasks)
+        return ours.server_tasks(folder, f"{url}?type={kind}", chosen.tasks)
 
 
 def peer(subject: str, kind: str, worker: list[str], chosen: argparse.Namespace) -> trials.Figures:

@@ -23,6 +23,6 @@ fi
 
 python3 -m venv "$venv"
 "$venv/bin/pip" install --quiet --upgrade 'pip>=25.1' # the first that knows --group
-"$venv/bin/pip" install --quiet "$root[rabbitmq]"
+"$venv/bin/pip" install --quiet "$root[rabbitmq,kafka]"
 "$venv/bin/pip" install --quiet --group "$root/pyproject.toml:bench"
 echo "ready: $venv/bin/python $root/bench/fanout.py" >&2
