@@ -34,6 +34,14 @@ def node(folder: Path, cpu: int | None) -> Iterator[str]:
         yield f"{proc.HOST}:{port}"
 
 
+def make(address: str, *topics: str, partitions: int = 1) -> None:
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    admin = AdminClient({"bootstrap.servers": address})
+    for made in admin.create_topics([NewTopic(topic, partitions) for topic in topics]).values():
+        made.result()
+
+
 def delete(address: str, *topics: str) -> None:
     from confluent_kafka.admin import AdminClient
 

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from lib import callers, counted, proc
+from lib import callers, counted, kafka, proc
 
 TOPIC = "faststream"
 PARTITIONS = 12  # as many as queuecast makes
@@ -18,11 +18,8 @@ ACKS = {"first": "ACK_FIRST", "after": "ACK"}  # by the client itself now and th
 
 def measure(folder: Path, *, address: str, tasks: int, ack: str) -> dict[str, float]:
     """Submit all, then run all, each in a process of its own on the load's CPU; the broker has the other."""
-    from confluent_kafka.admin import AdminClient, NewTopic
-
     proc.need("faststream")
-    made = AdminClient({"bootstrap.servers": address}).create_topics([NewTopic(TOPIC, PARTITIONS)])
-    made[TOPIC].result()
+    kafka.make(address, TOPIC, partitions=PARTITIONS)
     env = {"BENCH_KAFKA": address, "BENCH_ACK": ACKS[ack], **counted.environment(folder, tasks)}
     log = folder / "submit.log"
     submit = proc.python("-m", "peers.kafka_faststream", str(tasks))

@@ -21,7 +21,7 @@ GROUP = {"auto.offset.reset": "earliest", "enable.auto.commit": False}
 def rates(address: str, records: int) -> dict[str, float]:
     """Idempotent, acks=all, a report for each record, one partition; then read again."""
     topic = "records"
-    _make(address, topic)
+    kafka.make(address, topic)
     return {"produced_per_s": records / _produce(address, topic, records), **_consume(address, topic, records)}
 
 
@@ -65,7 +65,7 @@ def round_trip(folder: Path) -> Iterator[Callable[[], float]]:
     """A record to a plain worker, and its answer; acks=all both ways, nothing committed."""
     proc.need("confluent_kafka")
     with kafka.node(folder, None) as address:
-        _make(address, TASKS, ANSWERS)
+        kafka.make(address, TASKS, ANSWERS)
         worker = proc.python("-m", "peers.raw_kafka", address)
         with (
             proc.running(worker, cpu=None, cwd=proc.BENCH, log=folder / "worker.log"),
@@ -106,13 +106,6 @@ def _producer(address: str):
     from confluent_kafka import Producer
 
     return Producer({"bootstrap.servers": address, "enable.idempotence": True, "linger.ms": 0})
-
-
-def _make(address: str, *topics: str) -> None:
-    from confluent_kafka.admin import AdminClient, NewTopic
-
-    for made in AdminClient({"bootstrap.servers": address}).create_topics([NewTopic(t, 1) for t in topics]).values():
-        made.result()
 
 
 def _work(address: str) -> None:

@@ -86,7 +86,11 @@ class RabbitDriver(Driver):
 
     async def put(self, parcels: Sequence[Parcel]) -> None:
         try:
-            await tasks.put(self._tasks, [await self._addressed(*parcel) for parcel in parcels])
+            for queue, _, delay in parcels:
+                if delay > 0:
+                    name = self._names.get(queue, queue)
+                    await self._ladder.reach(delays.entrance(name, delay)[0], name)
+            await tasks.put(self._tasks, [self._addressed(*parcel) for parcel in parcels])
         except BrokerError:
             self._ladder.forget()
             raise
@@ -131,12 +135,11 @@ class RabbitDriver(Driver):
         await self._tasks.attach(line)
         await self._logs.attach(line)
 
-    async def _addressed(self, queue: str, message: Message, delay: float) -> Addressed:
+    def _addressed(self, queue: str, message: Message, delay: float) -> Addressed:
         name = self._names.get(queue, queue)
         if delay <= 0:
             return Addressed("", name, message)
         level, routing_key = delays.entrance(name, delay)
-        await self._ladder.reach(level, name)
         return Addressed(delays.step(level), routing_key, message)
 
     def _writer(self, log: str) -> LogWriter:

@@ -77,7 +77,7 @@ def properties(
     pieces = [b""]
     if content_type is not None:
         flags |= _CONTENT_TYPE
-        pieces.append(_short(content_type))
+        pieces.append(_kept(content_type))
     if headers:
         flags |= _HEADERS
         pieces.append(table(headers))
@@ -87,14 +87,14 @@ def properties(
         pieces.append(_short(correlation_id))
     if reply_to is not None:
         flags |= _REPLY_TO
-        pieces.append(_short(reply_to))
+        pieces.append(_kept(reply_to))
     if id is not None:
         flags |= _MESSAGE_ID
         pieces.append(_short(id))
     pieces.append(pack(">Q", timestamp))
     if name is not None:
         flags |= _TYPE
-        pieces.append(_short(name))
+        pieces.append(_kept(name))
     pieces[0] = pack(">H", flags)
     return b"".join(pieces)
 
@@ -107,7 +107,7 @@ def table(headers: Mapping[str, Header]) -> bytes:
             pieces.append(_whole(key, value))
         else:
             text = (value if isinstance(value, str) else repr(value)).encode()
-            pieces += (_key(key), b"S", pack(">L", len(text)), text)
+            pieces += (_kept(key), b"S", pack(">L", len(text)), text)
     payload = b"".join(pieces)
     return pack(">L", len(payload)) + payload
 
@@ -115,10 +115,10 @@ def table(headers: Mapping[str, Header]) -> bytes:
 @lru_cache(maxsize=KEPT, typed=True)
 def _whole(key: str, value: int) -> bytes:
     if isinstance(value, bool):
-        return _key(key) + (b"t\x01" if value else b"t\x00")
+        return _kept(key) + (b"t\x01" if value else b"t\x00")
     if not -(1 << 63) <= value < 1 << 63:
         raise InvalidInput(f"the header {key} is {value}: AMQP allows 64 bits")
-    return _key(key) + pack(">cq", b"l", value)
+    return _kept(key) + pack(">cq", b"l", value)
 
 
 def ack(channel: int, tag: int, *, multiple: bool = False) -> bytes:
@@ -131,7 +131,7 @@ def nack(channel: int, tag: int) -> bytes:
 
 
 @lru_cache(maxsize=KEPT)
-def _key(text: str) -> bytes:
+def _kept(text: str) -> bytes:
     return _short(text)
 
 

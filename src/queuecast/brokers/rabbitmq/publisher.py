@@ -111,6 +111,11 @@ class Publisher:
         return self._open.is_set()
 
     @property
+    def has_room(self) -> bool:
+        """Whether it is ready, and fewer than MAX_UNCONFIRMED are on their way."""
+        return self._open.is_set() and len(self._pending) < MAX_UNCONFIRMED
+
+    @property
     def obstacle(self) -> BrokerUnavailable | None:
         """Why nothing can be published now."""
         if self._line is None:

@@ -76,12 +76,14 @@ async def put(publisher: Publisher, parcels: Sequence[Addressed], *, mandatory: 
         return
     # All of them before the first is sent, because the last may be one that cannot be.
     encoded = [to_amqp(parcel.message) for parcel in parcels]
-    await publisher.ready()
+    if not publisher.is_ready:
+        await publisher.ready()
     ticket = _Put(len(parcels))
     for start in range(0, len(parcels), GROUP):
         try:
-            await publisher.room()
-            await publisher.ready()
+            while not publisher.has_room:
+                await publisher.room()
+                await publisher.ready()
         except BrokerUnavailable as reason:
             ticket.not_sent(len(parcels) - start, reason)
             break
