@@ -41,6 +41,7 @@ from .steps import (
     meanwhile,
     result_of,
     results_of,
+    shown,
     story,
     turns,
 )
@@ -255,6 +256,26 @@ class TestWriting:
                 await broker.submit([new_task()])
         await broker.submit([task := new_task()])
         assert [event.id for event in await log_of(broker)] == [task.id]
+
+    async def test_nothing_of_a_run_is_written_after_what_was_withdrawn(self, path, open_broker, monkeypatch):
+        """The turn comes too late for a run's progress, and in time for its result."""
+        broker = await open_broker()
+        await broker.submit([new_task()])
+        async with consuming(broker) as deliveries:
+            delivery = await anext(deliveries)
+            run = await begin(delivery)
+            progress, result = run.progress(), run.succeeded()
+            monkeypatch.setattr(operations.Report, "patience", 0.1)
+            monkeypatch.setattr(operations.Settle, "patience", FAR)
+            with open(f"{path}.d/lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                told, settled = delivery.append(progress), delivery.ack(result)
+                with pytest.raises(BrokerUnavailable, match="does not let go"):
+                    await told
+            with pytest.raises(BrokerUnavailable, match="what comes before it"):
+                await settled
+            await delivery.ack(progress, result)
+        assert story(await shown(broker)) == ["queued", "running", "running", "succeeded"]
 
     async def test_a_blocked_event_loop_keeps_its_lease(self, path, open_broker, monkeypatch):
         monkeypatch.setattr(duties, "LEASE_SECONDS", 0.4)
@@ -564,6 +585,27 @@ class TestFailing:
             await broker.submit([new_task()])
         await broker.submit([new_task()])
         assert len(await log_of(broker)) == 1
+
+    async def test_nothing_of_a_run_is_written_after_what_the_disk_refused(
+        self, path, open_broker, connections, monkeypatch
+    ):
+        """There is room again too late for a run's progress, and in time for its result."""
+        broker = await open_broker()
+        await broker.submit([new_task()])
+        async with consuming(broker) as deliveries:
+            delivery = await anext(deliveries)
+            run = await begin(delivery)
+            progress, result = run.progress(), run.succeeded()
+            monkeypatch.setattr(operations.Report, "patience", 0.0)
+            monkeypatch.setattr(operations.Settle, "patience", FAR)
+            connections[0].lands, connections[0].code = False, sqlite3.SQLITE_FULL
+            told, settled = delivery.append(progress), delivery.ack(result)
+            with pytest.raises(StorageFull):
+                await told
+            with pytest.raises(BrokerUnavailable, match="what comes before it"):
+                await settled
+            await delivery.ack(progress, result)
+        assert story(await shown(broker)) == ["queued", "running", "running", "succeeded"]
 
     async def test_a_disk_that_is_nearly_full_is_spoken_of_twice(
         self, path, open_broker, connections, caplog, monkeypatch
