@@ -87,7 +87,9 @@ async def test_a_server_that_stops_answers_those_who_wait(qc):
         half = asyncio.create_task(request(qc.gateway, "POST", asked[0], b'{"name":', arrives=False))
         assert not waiting.done()
         await qc.gateway.hub.drain(0.02)
-        assert (await half).status == 408
+        refused = await half
+        assert (refused.status, refused.json["type"]) == (503, "urn:queuecast:problem:stopping")
+        assert (refused.headers["connection"], int(refused.headers["retry-after"]) > 0) == ("close", True)
         answer = await waiting
         assert (answer.status, answer.json["state"]) == (202, "running")
         late = await post(qc.gateway, *asked)
