@@ -159,13 +159,15 @@ class Gateway:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Served alone: the server's lifespan is the application's."""
         await receive()
+        phase, failure = "startup", "cannot run"
         try:
             async with self._app.running():
                 await send({"type": "lifespan.startup.complete"})
+                phase, failure = "shutdown", "did not stop as it should"
                 await receive()
         except Exception as error:
-            logger.critical("the gateway cannot run: %s", error)
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            logger.critical("the gateway %s: %s", failure, error)
+            await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
             return
         await send({"type": "lifespan.shutdown.complete"})
 
