@@ -138,15 +138,15 @@ class Run:
         """What the handler returned, as JSON, or what it raised."""
         if self._stopped is not None:
             return asyncio.CancelledError()  # before it started
+        asyncio_task = asyncio.current_task()
         ending: Raw | BaseException
         try:
             ending = sendable(await runner.run(call, context), "result")
-        except GeneratorExit:
-            raise  # the event loop is gone
         except BaseException as error:
+            if not _is_current(asyncio_task):
+                raise  # the event loop is gone, and what is left of this run is thrown away
             # A handler that exits ends its task, not the worker.
             ending = error
-        asyncio_task = asyncio.current_task()
         if asyncio_task is not None and asyncio_task.cancelling():
             if self._stopped is None and self._worker.is_cancelled and isinstance(ending, asyncio.CancelledError):
                 raise ending
@@ -207,6 +207,14 @@ class Run:
 
     def _ended(self, state: Any, error: ErrorInfo | None = None) -> Event:
         return ended(self.task, state, time.time(), attempt=self.delivery.attempt, error=error)
+
+
+def _is_current(task: asyncio.Task[Any] | None) -> bool:
+    """Whether this is the task that runs now."""
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:
+        return False  # no event loop does
 
 
 async def _absorb_cancellation(task: asyncio.Task[Any]) -> None:
