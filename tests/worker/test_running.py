@@ -367,3 +367,25 @@ async def test_a_defect_of_ours_gives_the_task_back(app, queue, monkeypatch):
     async with working(app):
         assert await (await double.submit(21)).result() == 42
     assert len(met) == 2
+
+
+async def test_a_run_that_a_defect_of_ours_ends_is_not_taken_for_lost(app, queue, monkeypatch):
+    @queue.task
+    async def double(number: int) -> int:
+        return 2 * number
+
+    oversights = [RuntimeError("an oversight")]
+    judge = run.judge
+
+    def defect(*args, **options):
+        if oversights:
+            raise oversights.pop()
+        return judge(*args, **options)
+
+    monkeypatch.setattr(worker, "SETTLE_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(run, "judge", defect)
+    async with working(app):
+        ref = await double.submit(21)
+        retrying = await until(ref, "retrying")
+        assert (retrying.task.error.type, retrying.task.delay) == ("interrupted", 0.0)
+        assert await story(ref) == ["queued", "running", "retrying", "running", "succeeded"]
