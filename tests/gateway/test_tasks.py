@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from working import hold_back_control_log
 
 from queuecast import Queuecast
 from queuecast.brokers import CONTROL
@@ -15,6 +16,7 @@ from queuecast.brokers.memory import MemoryBroker
 from queuecast.control import HandlerInfo, WorkerAnnounced, encode_control
 from queuecast.errors import BrokerUnavailable, OutcomeUnknown, ResultExpired
 from queuecast.event import TaskEvent
+from queuecast.gateway import catalog as catalog_module
 from queuecast.gateway.catalog import Catalog
 from queuecast.gateway.meters import MAX_NAMES, Meters
 from queuecast.hub.counters import Counters
@@ -424,6 +426,20 @@ async def test_a_start_that_fails_leaves_nobody_listening(qc, monkeypatch):
     tails = (await qc.session())._tails
     assert set(tails) == {CONTROL, "reports"}
     assert not any(tail._listeners for tail in tails.values())
+    assert (await get(qc.gateway, "/queues")).status == 200
+    await qc.close()
+
+
+async def test_announcements_that_cannot_be_read_are_not_waited_for(qc, monkeypatch):
+    broker = (await qc.session()).broker
+    await broker.declare(CONTROL)
+    await broker.post(announced("late").body)
+    monkeypatch.setattr(catalog_module, "CATCH_UP_SECONDS", 0.05)
+    let_go = hold_back_control_log(monkeypatch)
+    answer = await get(qc.gateway, "/queues")
+    assert (answer.status, answer.json["type"]) == (503, "urn:queuecast:problem:broker-unavailable")
+    assert "what the workers have announced cannot be read" in answer.json["detail"]
+    let_go.set()
     assert (await get(qc.gateway, "/queues")).status == 200
     await qc.close()
 
