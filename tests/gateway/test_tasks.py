@@ -288,6 +288,29 @@ async def test_a_gateway_without_the_code_finds_the_queues_that_stand_in_the_bro
         assert [line["name"] for line in (await get(bare.gateway, "/queues")).json["queues"]] == ["reports"]
 
 
+async def test_a_queue_that_only_stands_in_the_broker_is_followed_once_somebody_asks_for_it(tmp_path):
+    url = f"sqlite:///{tmp_path}/work.db"
+    code = Queuecast(url)
+
+    @code.queue("reports").task
+    def render(): ...
+
+    async with code.running():
+        ref = await render.submit()
+    bare = Queuecast(url)
+    async with bare.running():
+        session, hub = await bare.session(), (await bare.gateway.opened()).hub
+        for path in ("/queues", "/metrics", "/readyz"):
+            assert (await get(bare.gateway, path)).status == 200
+        assert set(session._tails) == {CONTROL}
+        assert (await get(bare.gateway, f"/queues/reports/tasks/{ref.id}")).json["state"] == "queued"
+        while ("reports",) not in [queues for queues, _ in hub._followed]:
+            await asyncio.sleep(0.001)
+        await bare.queue("reports").cancel(ref.id)
+        while b'queuecast_attempts_total{outcome="cancelled"' not in (await get(bare.gateway, "/metrics")).body:
+            await asyncio.sleep(0.001)
+
+
 async def test_without_queues_there_is_nothing_to_follow():
     bare = Queuecast("memory://")
     async with bare.running():
