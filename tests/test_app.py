@@ -263,6 +263,24 @@ class TestRunning:
             assert await (await add.submit(2)).result() == 2
         assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
+    async def test_what_fails_at_the_end_of_a_served_gateway_is_told_as_that(self, app, monkeypatch, caplog):
+        close = Session.close
+
+        async def fail(session):
+            await close(session)
+            raise BrokerUnavailable("the disk is gone")
+
+        monkeypatch.setattr(Session, "close", fail)
+        told = asyncio.Queue()
+        heard = asyncio.Queue()
+        heard.put_nowait({"type": "lifespan.startup"})
+        serving = asyncio.create_task(app.gateway({"type": "lifespan"}, heard.get, told.put))
+        assert (await told.get())["type"] == "lifespan.startup.complete"
+        heard.put_nowait({"type": "lifespan.shutdown"})
+        await serving
+        assert await told.get() == {"type": "lifespan.shutdown.failed", "message": "the disk is gone"}
+        assert "did not stop as it should: the disk is gone" in caplog.text
+
     async def test_an_error_of_the_host_comes_through(self, app):
         adder(app)
         with pytest.raises(ZeroDivisionError):

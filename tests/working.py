@@ -4,6 +4,8 @@ import asyncio
 from contextlib import aclosing, asynccontextmanager
 
 from queuecast import Queuecast, TaskRef
+from queuecast.brokers import CONTROL
+from queuecast.brokers.memory import MemoryBroker
 from queuecast.event import Event
 from queuecast.lifecycle import kind_of
 from queuecast.worker import Worker
@@ -52,3 +54,19 @@ class Gate:
     async def pass_through(self) -> None:
         self.reached.set()
         await self.opened.wait()
+
+
+def hold_back_control_log(monkeypatch) -> asyncio.Event:
+    """In memory: nobody can read it until the event is set, as with a server that does not answer."""
+    let_go = asyncio.Event()
+    read = MemoryBroker.read
+
+    async def held_back(broker, queue, after):
+        if queue == CONTROL:
+            await let_go.wait()
+        async with aclosing(read(broker, queue, after)) as reader:
+            async for entries in reader:
+                yield entries
+
+    monkeypatch.setattr(MemoryBroker, "read", held_back)
+    return let_go

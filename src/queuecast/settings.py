@@ -19,8 +19,8 @@ FILE: Final = "queuecast.toml"
 
 PREFIX: Final = "QUEUECAST_"
 
-INTERNAL: Final = frozenset({"QUEUECAST_CHILD_FD", "QUEUECAST_DEMO_FOLDER"})
-"""Variables that processes of ours hand to each other. They are no settings, and no mistake either."""
+INTERNAL: Final = frozenset({"QUEUECAST_DEMO_FOLDER"})
+"""Variables that programs of ours hand to their own. They are no settings, and no mistake either."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ from queuecast.brokers.sqlite import (
     writer,
 )
 from queuecast.errors import BrokerUnavailable, ConfigurationError, OutcomeUnknown, StorageFull
+from queuecast.task import STATES
 
 from .contract import Backend, BrokerContract
 from .making import QUEUE, new_task, new_tasks, seconds_from_now
@@ -41,6 +42,7 @@ from .steps import (
     meanwhile,
     result_of,
     results_of,
+    shown,
     story,
     turns,
 )
@@ -256,6 +258,26 @@ class TestWriting:
         await broker.submit([task := new_task()])
         assert [event.id for event in await log_of(broker)] == [task.id]
 
+    async def test_nothing_of_a_run_is_written_after_what_was_withdrawn(self, path, open_broker, monkeypatch):
+        """The turn comes too late for a run's progress, and in time for its result."""
+        broker = await open_broker()
+        await broker.submit([new_task()])
+        async with consuming(broker) as deliveries:
+            delivery = await anext(deliveries)
+            run = await begin(delivery)
+            progress, result = run.progress(), run.succeeded()
+            monkeypatch.setattr(operations.Report, "patience", 0.1)
+            monkeypatch.setattr(operations.Settle, "patience", FAR)
+            with open(f"{path}.d/lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                told, settled = delivery.append(progress), delivery.ack(result)
+                with pytest.raises(BrokerUnavailable, match="does not let go"):
+                    await told
+            with pytest.raises(BrokerUnavailable, match="what comes before it"):
+                await settled
+            await delivery.ack(progress, result)
+        assert story(await shown(broker)) == ["queued", "running", "running", "succeeded"]
+
     async def test_a_blocked_event_loop_keeps_its_lease(self, path, open_broker, monkeypatch):
         monkeypatch.setattr(duties, "LEASE_SECONDS", 0.4)
         broker = await open_broker()
@@ -358,24 +380,51 @@ class TestDamaged:
             assert (await next_).task == another
 
 
-class TestOwners:
-    async def test_an_owners_tasks_are_found_by_an_index(self, path, open_broker):
+class TestLists:
+    """A page of a list is found by an index that lies in its order, whatever else the queue holds."""
+
+    @pytest.fixture
+    def plan_of(self, path):
+        def plan_of(number: int, state: str | None, owner: str | None) -> list[str]:
+            ran: list[str] = []
+            with closing(sqlite3.connect(path)) as db:
+                db.set_trace_callback(ran.append)
+                reads.statuses(db, number, QUEUE, state=state, owner=owner, before=None, limit=10)
+                db.set_trace_callback(None)
+                return [detail for *_, detail in db.execute(f"EXPLAIN QUERY PLAN {ran[-1]}")]
+
+        return plan_of
+
+    @pytest.mark.parametrize("state", STATES)
+    async def test_of_one_state(self, open_broker, plan_of, state):
+        number = await (await open_broker())._number(QUEUE)
+        plan = plan_of(number, state, None)
+        assert "task_state (queue=? AND state=? AND rowid>? AND rowid<?" in plan[0]
+        assert not any("TEMP B-TREE" in step for step in plan)
+
+    async def test_of_one_owner(self, open_broker, plan_of, monkeypatch):
+        number = await (await open_broker())._number(QUEUE)
+        assert "task_owner (queue=? AND owner=? AND rowid>? AND rowid<?" in plan_of(number, None, "ann")[0]
+        assert "task_state (queue=? AND state=?" in plan_of(number, "running", "ann")[0]
+        monkeypatch.setattr(reads, "FEW", -1)
+        plan = plan_of(number, "running", "ann")
+        assert "task_owner (queue=? AND owner=? AND rowid>? AND rowid<?" in plan[0]
+        assert not any("TEMP B-TREE" in step for step in plan)
+
+    async def test_of_a_file_that_an_older_version_has_written(self, path, open_broker):
         broker = await open_broker()
-        await broker.submit([mine := new_task(owner="ann"), new_task(owner="bob"), new_task()])
-        number = await broker._number(QUEUE)
-        ran: list[str] = []
+        await broker.submit([task := new_task()])
+        await broker.close()
         with closing(sqlite3.connect(path)) as db:
-            db.set_trace_callback(ran.append)
-            for state in (None, "queued", "failed"):
-                found = reads.statuses(db, number, QUEUE, state=state, owner="ann", before=None, limit=10)
-                assert [status.id for status in found] == ([] if state == "failed" else [mine.id])
-            db.set_trace_callback(None)
-            searches = [sql for sql in ran if "owner = 'ann'" in sql]
-            assert len(searches) == 3
-            for sql in searches:
-                plan = [detail for *_, detail in db.execute(f"EXPLAIN QUERY PLAN {sql}")]
-                assert "task_owner (queue=? AND owner=?" in plan[0]
-                assert not any("TEMP B-TREE" in step for step in plan)
+            db.executescript("""
+                DROP INDEX task_state;
+                CREATE INDEX task_ended_badly ON task (state) WHERE state IN ('failed', 'cancelled');
+                PRAGMA user_version=1;
+            """)
+        broker = await open_broker()
+        assert [status.id for status in await broker.statuses(QUEUE, state="queued")] == [task.id]
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA user_version").fetchone() == (database.VERSION,)
 
 
 class Failing:
@@ -564,6 +613,27 @@ class TestFailing:
             await broker.submit([new_task()])
         await broker.submit([new_task()])
         assert len(await log_of(broker)) == 1
+
+    async def test_nothing_of_a_run_is_written_after_what_the_disk_refused(
+        self, path, open_broker, connections, monkeypatch
+    ):
+        """There is room again too late for a run's progress, and in time for its result."""
+        broker = await open_broker()
+        await broker.submit([new_task()])
+        async with consuming(broker) as deliveries:
+            delivery = await anext(deliveries)
+            run = await begin(delivery)
+            progress, result = run.progress(), run.succeeded()
+            monkeypatch.setattr(operations.Report, "patience", 0.0)
+            monkeypatch.setattr(operations.Settle, "patience", FAR)
+            connections[0].lands, connections[0].code = False, sqlite3.SQLITE_FULL
+            told, settled = delivery.append(progress), delivery.ack(result)
+            with pytest.raises(StorageFull):
+                await told
+            with pytest.raises(BrokerUnavailable, match="what comes before it"):
+                await settled
+            await delivery.ack(progress, result)
+        assert story(await shown(broker)) == ["queued", "running", "running", "succeeded"]
 
     async def test_a_disk_that_is_nearly_full_is_spoken_of_twice(
         self, path, open_broker, connections, caplog, monkeypatch

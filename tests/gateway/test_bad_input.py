@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from starlette.exceptions import HTTPException
 
 from queuecast import ConfigurationError, Principal, Queuecast
 from queuecast.brokers.memory import MemoryBroker
@@ -312,6 +313,41 @@ async def test_a_principal_that_is_none_sees_nothing(subject, grants):
         await handler.options(owner="bob").submit()
         for path in ("/queues/reports/tasks", "/queues/reports/events", "/queues"):
             assert (await get(qc.gateway, path)).status == 503
+
+
+async def who_knows(connection):
+    return {}["session"]
+
+
+async def who_says(connection):
+    return "ann"
+
+
+def who_waits_for_nothing(connection):
+    return Principal("ann")
+
+
+@pytest.mark.parametrize("authenticate", [who_knows, who_says, who_waits_for_nothing])
+async def test_an_authenticate_that_fails_is_named_in_the_log(authenticate, caplog):
+    qc = Queuecast("memory://", authenticate=authenticate)
+    qc.queue("reports")
+    async with qc.running():
+        for path in ("/queues/reports/tasks", "/queues/reports/events"):
+            caplog.clear()
+            answer = await get(qc.gateway, path)
+            assert (answer.status, answer.json["type"]) == (500, "urn:queuecast:problem:internal")
+            assert [authenticate.__name__ in record.message for record in caplog.records] == [True]
+            assert "defect of queuecast" not in caplog.text + answer.body.decode()
+
+
+async def test_an_authenticate_may_refuse_in_the_hosts_own_words():
+    async def who(connection):
+        raise HTTPException(403, "not on Sundays")
+
+    qc = Queuecast("memory://", authenticate=who)
+    async with qc.running():
+        answer = await get(qc.gateway, "/queues")
+        assert (answer.status, answer.json["detail"]) == (403, "not on Sundays")
 
 
 async def test_a_task_belongs_to_who_submitted_it():

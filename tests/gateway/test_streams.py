@@ -6,7 +6,7 @@ import random
 from contextlib import suppress
 
 import pytest
-from hub.making import World, until
+from hub.making import Run, World, until
 
 from queuecast import BrokerUnavailable, Queuecast
 from queuecast.brokers.sqlite import writer as writer_module
@@ -187,6 +187,29 @@ async def test_too_many_streams_are_told_to_come_back(http):
         assert await second.rest() == []
         assert 5_000 <= second.parser.retry_ms <= 30_000
         assert world.hub.counters.streams_refused == {"full": 1}
+
+
+async def test_of_those_who_open_at_once_no_more_are_taken_than_there_is_room_for(http):
+    async with World(max_streams=1) as world, serving(Face(world.hub), http) as server:
+        run = Run(world.broker, "a", None)
+        clients = [await Reader.connect(server.port) for _ in range(3)]
+        for client in clients:
+            client.writer.write(f"GET /task/{run.id} HTTP/1.1\r\nhost: test\r\n\r\n".encode())
+        waiting = (await world.hub.fanout(("a",)))._awaited
+        await until(lambda: len(waiting.get(run.id, ())) == 3)
+        await run.begin()
+        for client in clients:
+            await client.read_head()
+        assert [client.status for client in clients] == [200] * 3
+        await run.succeed()
+        told = [[event["type"] for event in await client_events(client)] for client in clients]
+        assert sorted(told) == [[], [], ["task", "task", "result"]]
+        assert world.hub.counters.streams_refused == {"full": 2}
+
+
+async def client_events(client):
+    await client.rest()
+    return client.events()
 
 
 async def test_a_drain_on_the_wire(http):

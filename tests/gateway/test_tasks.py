@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from working import hold_back_control_log
 
 from queuecast import Queuecast
 from queuecast.brokers import CONTROL
@@ -15,6 +16,7 @@ from queuecast.brokers.memory import MemoryBroker
 from queuecast.control import HandlerInfo, WorkerAnnounced, encode_control
 from queuecast.errors import BrokerUnavailable, OutcomeUnknown, ResultExpired
 from queuecast.event import TaskEvent
+from queuecast.gateway import catalog as catalog_module
 from queuecast.gateway.catalog import Catalog
 from queuecast.gateway.meters import MAX_NAMES, Meters
 from queuecast.hub.counters import Counters
@@ -87,7 +89,9 @@ async def test_a_server_that_stops_answers_those_who_wait(qc):
         half = asyncio.create_task(request(qc.gateway, "POST", asked[0], b'{"name":', arrives=False))
         assert not waiting.done()
         await qc.gateway.hub.drain(0.02)
-        assert (await half).status == 408
+        refused = await half
+        assert (refused.status, refused.json["type"]) == (503, "urn:queuecast:problem:stopping")
+        assert (refused.headers["connection"], int(refused.headers["retry-after"]) > 0) == ("close", True)
         answer = await waiting
         assert (answer.status, answer.json["state"]) == (202, "running")
         late = await post(qc.gateway, *asked)
@@ -284,6 +288,29 @@ async def test_a_gateway_without_the_code_finds_the_queues_that_stand_in_the_bro
         assert [line["name"] for line in (await get(bare.gateway, "/queues")).json["queues"]] == ["reports"]
 
 
+async def test_a_queue_that_only_stands_in_the_broker_is_followed_once_somebody_asks_for_it(tmp_path):
+    url = f"sqlite:///{tmp_path}/work.db"
+    code = Queuecast(url)
+
+    @code.queue("reports").task
+    def render(): ...
+
+    async with code.running():
+        ref = await render.submit()
+    bare = Queuecast(url)
+    async with bare.running():
+        session, hub = await bare.session(), (await bare.gateway.opened()).hub
+        for path in ("/queues", "/metrics", "/readyz"):
+            assert (await get(bare.gateway, path)).status == 200
+        assert set(session._tails) == {CONTROL}
+        assert (await get(bare.gateway, f"/queues/reports/tasks/{ref.id}")).json["state"] == "queued"
+        while ("reports",) not in [queues for queues, _ in hub._followed]:
+            await asyncio.sleep(0.001)
+        await bare.queue("reports").cancel(ref.id)
+        while b'queuecast_attempts_total{outcome="cancelled"' not in (await get(bare.gateway, "/metrics")).body:
+            await asyncio.sleep(0.001)
+
+
 async def test_without_queues_there_is_nothing_to_follow():
     bare = Queuecast("memory://")
     async with bare.running():
@@ -422,6 +449,20 @@ async def test_a_start_that_fails_leaves_nobody_listening(qc, monkeypatch):
     tails = (await qc.session())._tails
     assert set(tails) == {CONTROL, "reports"}
     assert not any(tail._listeners for tail in tails.values())
+    assert (await get(qc.gateway, "/queues")).status == 200
+    await qc.close()
+
+
+async def test_announcements_that_cannot_be_read_are_not_waited_for(qc, monkeypatch):
+    broker = (await qc.session()).broker
+    await broker.declare(CONTROL)
+    await broker.post(announced("late").body)
+    monkeypatch.setattr(catalog_module, "CATCH_UP_SECONDS", 0.05)
+    let_go = hold_back_control_log(monkeypatch)
+    answer = await get(qc.gateway, "/queues")
+    assert (answer.status, answer.json["type"]) == (503, "urn:queuecast:problem:broker-unavailable")
+    assert "what the workers have announced cannot be read" in answer.json["detail"]
+    let_go.set()
     assert (await get(qc.gateway, "/queues")).status == 200
     await qc.close()
 

@@ -86,16 +86,6 @@ async def test_one_wheel_visits_all(monkeypatch):
         await until(lambda: all(len(client.written) > 2 for client in clients))
 
 
-async def test_a_stream_of_age_is_sent_away():
-    async with World(max_age=100) as world:
-        client = await world.follow()
-        opened = client.sub.wrote_at
-        assert opened + 80 <= client.sub.until <= opened + 100
-        visit(client.sub, client.sub.until)
-        assert client.closed
-        assert client.messages[-1].event == "drain"
-
-
 async def test_a_drain_sends_everybody_away_with_their_cursors():
     async with World() as world:
         run = await world.run()

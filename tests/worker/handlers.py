@@ -60,19 +60,44 @@ def say_twice_and_wait(ctx: Context, file: str) -> None:
         time.sleep(0.01)
 
 
-@queue.task(process=True)
-def fail(how: str) -> None:
+def raise_what(how: str) -> None:
     if how == "exit":
         sys.exit(3)
     if how == "interrupt":
         raise KeyboardInterrupt
     if how == "stop":
         raise StopIteration
+    if how == "close":
+        raise GeneratorExit
+    if how == "outside":
+        raise OutsideError
     if how == "cancel":
         raise asyncio.CancelledError
     if how == "unreadable":
         raise UnreadableError
     raise ValueError(how)
+
+
+@queue.task(process=True)
+def fail(how: str) -> None:
+    raise_what(how)
+
+
+@queue.task(process=True)
+async def async_fail(how: str) -> None:
+    raise_what(how)
+
+
+@queue.task(process=True)
+def fail_after_one(how: str) -> Iterator[int]:
+    yield 1
+    raise_what(how)
+
+
+@queue.task(process=True)
+async def async_fail_after_one(how: str) -> AsyncIterator[int]:
+    yield 1
+    raise_what(how)
 
 
 @queue.task(process=True)
@@ -153,6 +178,10 @@ async def suspicious(file: str) -> int:
     if not Path(file).exists():
         os._exit(9)
     return os.getpid()
+
+
+class OutsideError(BaseException):
+    """Like the ones that test frameworks raise."""
 
 
 class UnreadableError(Exception):

@@ -27,6 +27,7 @@ FAILURES = [
     (ValueError("no such report"), "ValueError", "no such report"),
     (SystemExit(3), "SystemExit", "3"),
     (KeyboardInterrupt(), "KeyboardInterrupt", ""),
+    (GeneratorExit("of nobody"), "GeneratorExit", "of nobody"),
     (asyncio.CancelledError("by itself"), "CancelledError", "by itself"),
     (OutsideError("far away"), "OutsideError", "far away"),
     (UnreadableError(), "UnreadableError", "its message cannot be read"),

@@ -105,6 +105,8 @@ class TestRunning(OnOneBackend):
             ("exit", ("SystemExit", "3")),
             ("interrupt", ("KeyboardInterrupt", "")),
             ("stop", ("StopIteration", "")),
+            ("close", ("GeneratorExit", "")),
+            ("outside", ("OutsideError", "")),
             ("cancel", ("CancelledError", "")),
             ("unreadable", ("UnreadableError", "its message cannot be read")),
         ],
@@ -113,6 +115,16 @@ class TestRunning(OnOneBackend):
         async with working(processes):
             before = await (await handlers.where.submit()).result()
             assert await failure_of(await handlers.fail.submit(how)) == expected
+            assert await (await handlers.where.submit()).result() == before
+
+    @pytest.mark.parametrize(
+        ("how", "type"), [("close", "GeneratorExit"), ("outside", "OutsideError"), ("interrupt", "KeyboardInterrupt")]
+    )
+    async def test_what_is_no_exception_fails_the_task_of_every_kind_of_handler(self, processes, how, type):
+        async with working(processes):
+            before = await (await handlers.where.submit()).result()
+            for handler in (handlers.async_fail, handlers.fail_after_one, handlers.async_fail_after_one):
+                assert await failure_of(await handler.submit(how)) == (type, "")
             assert await (await handlers.where.submit()).result() == before
 
     @pytest.mark.parametrize(("what", "type"), [("nothing JSON", "result-not-json"), ("too much", "result-too-large")])

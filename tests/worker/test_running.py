@@ -3,14 +3,16 @@
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from working import Gate, story, until, working
+from working import Gate, hold_back_control_log, story, until, working
 
-from queuecast import BrokerUnavailable, ConfigurationError, Context, Queuecast, TaskFailed
+from queuecast import BrokerUnavailable, ConfigurationError, Context, Queuecast, TaskCancelled, TaskFailed
 from queuecast.brokers.memory import MemoryBroker, MemoryDelivery
-from queuecast.worker import Worker, run, worker
+from queuecast.control import CancelRequested, encode_control
+from queuecast.worker import Worker, cancels, run, worker
 from queuecast.worker.run import Run
 
 KINDS = ["async", "thread", "async generator", "generator"]
@@ -367,3 +369,54 @@ async def test_a_defect_of_ours_gives_the_task_back(app, queue, monkeypatch):
     async with working(app):
         assert await (await double.submit(21)).result() == 42
     assert len(met) == 2
+
+
+async def test_a_run_that_a_defect_of_ours_ends_is_not_taken_for_lost(app, queue, monkeypatch):
+    @queue.task
+    async def double(number: int) -> int:
+        return 2 * number
+
+    oversights = [RuntimeError("an oversight")]
+    judge = run.judge
+
+    def defect(*args, **options):
+        if oversights:
+            raise oversights.pop()
+        return judge(*args, **options)
+
+    monkeypatch.setattr(worker, "SETTLE_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(run, "judge", defect)
+    async with working(app):
+        ref = await double.submit(21)
+        retrying = await until(ref, "retrying")
+        assert (retrying.task.error.type, retrying.task.delay) == ("interrupted", 0.0)
+        assert await story(ref) == ["queued", "running", "retrying", "running", "succeeded"]
+
+
+class TestControlLog:
+    """What was asked to be cancelled is known before anything is run."""
+
+    @pytest.fixture
+    def url(self):
+        return "memory://"
+
+    async def test_a_worker_that_cannot_read_it_begins_nothing(self, app, queue, monkeypatch):
+        begun = []
+
+        @queue.task
+        async def work() -> None:
+            begun.append(1)
+
+        monkeypatch.setattr(cancels, "CATCH_UP_SECONDS", 0.05)
+        ref = await work.submit()
+        broker = (await app.session()).broker
+        await broker.post(encode_control(CancelRequested("reports", ref.id, time.time())))
+        let_go = hold_back_control_log(monkeypatch)
+        with pytest.raises(BrokerUnavailable, match="which tasks are to be cancelled cannot be read"):
+            async with working(app):
+                raise AssertionError("it takes tasks")
+        let_go.set()
+        async with working(app):
+            with pytest.raises(TaskCancelled):
+                await ref.result()
+        assert begun == []

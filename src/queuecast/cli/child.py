@@ -37,7 +37,7 @@ HOPELESS: Final = {
 and with which code its parent ends."""
 
 
-class Child:
+class KeptChild:
     """`queuecast` with these arguments as a process of its own, which inherits these file descriptors.
 
     `name` is what the log calls it. Leaving the block stops it, waits for it, and raises the `CommandError` of a child

@@ -32,7 +32,7 @@ Target = Annotated[str, Argument(metavar="MODULE:QC", help="The application: a m
 Broker = Annotated[str | None, Option(help="The broker's URL; beats the one that the program names.")]
 Host = Annotated[str | None, Option(help="The address to listen on.  [default: 127.0.0.1]")]
 Port = Annotated[int | None, Option(help="The port to listen on.  [default: 8765]")]
-Workers = Annotated[int | None, Option(help="Gateway processes that share the port.  [default: 1]")]
+Workers = Annotated[int | None, Option(help="RemoteGateway processes that share the port.  [default: 1]")]
 Insecure = Annotated[bool | None, Option("--insecure", help="Listen beyond this machine without a login.")]
 Queues = Annotated[list[str] | None, Option("--queue", help="Serve only this queue; may be repeated.")]
 Concurrency = Annotated[int | None, Option(help="Tasks of one queue to run at once.  [default: 20]")]
@@ -244,12 +244,12 @@ def submit(
     """
     from . import data
     from .follow import follow_task
-    from .http import Gateway
+    from .http import RemoteGateway
 
     if timeout is not None and not watch:
         raise ConfigurationError("--timeout ends --watch; a task's own is --option timeout=SECONDS")
     submission = data.submission(name, arg or [], args, option or [])
-    gateway = Gateway(_settings(url=url).url)
+    gateway = RemoteGateway(_settings(url=url).url)
     accepted = data.submit(gateway, queue, submission, json=json, watch=watch)
     if watch:
         raise typer.Exit(follow_task(gateway, queue, accepted["id"], json=json, timeout=timeout, after=None))
@@ -272,9 +272,9 @@ def watch(
     Nothing is missed or repeated when the connection is lost.
     """
     from .follow import follow_queue, follow_task
-    from .http import Gateway
+    from .http import RemoteGateway
 
-    gateway = Gateway(_settings(url=url).url)
+    gateway = RemoteGateway(_settings(url=url).url)
     if task is None:
         follow_queue(gateway, queue, json=json, timeout=timeout, after=after)
     raise typer.Exit(follow_task(gateway, queue, task, json=json, timeout=timeout, after=after))
@@ -284,9 +284,9 @@ def watch(
 def queues(json: Json = False, url: Url = None) -> None:
     """List the queues with how many tasks are in each state."""
     from . import data
-    from .http import Gateway
+    from .http import RemoteGateway
 
-    data.queues(Gateway(_settings(url=url).url), json=json)
+    data.queues(RemoteGateway(_settings(url=url).url), json=json)
 
 
 @commands.command()
@@ -302,11 +302,11 @@ def tasks(
 ) -> None:
     """List a queue's tasks, show one, or cancel one."""
     from . import data
-    from .http import Gateway
+    from .http import RemoteGateway
 
     if id is not None and cancel is not None:
         raise typer.BadParameter("show a task or cancel one, not both")
-    gateway = Gateway(_settings(url=url).url)
+    gateway = RemoteGateway(_settings(url=url).url)
     if cancel is not None:
         data.cancel(gateway, queue, cancel, json=json)
     elif id is not None:
@@ -330,9 +330,9 @@ def dead(
     Dead letters are tasks that failed for good. A dead letter that is requeued twice is one new task.
     """
     from . import data
-    from .http import Gateway
+    from .http import RemoteGateway
 
-    gateway = Gateway(_settings(url=url).url)
+    gateway = RemoteGateway(_settings(url=url).url)
     if requeue_all:
         data.requeue_all(gateway, queue, json=json)
     elif requeue is not None:

@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 from ..task import STATES
 from .display import as_json, as_text, columns, emit, say
 from .follow import how_to_follow
-from .http import Gateway
+from .http import RemoteGateway
 
 PAGE: Final = 500
 """Tasks asked for in one request; the gateway allows a thousand."""
@@ -46,7 +46,7 @@ def _pair(option: str, text: str) -> tuple[str, Any]:
         return key, value
 
 
-def submit(gateway: Gateway, queue: str, body: dict[str, Any], *, json: bool, watch: bool) -> dict[str, Any]:
+def submit(gateway: RemoteGateway, queue: str, body: dict[str, Any], *, json: bool, watch: bool) -> dict[str, Any]:
     """The accepted task. When it is going to be watched, stdout is left to what it brings."""
     accepted: dict[str, Any] = gateway.post("queues", queue, "tasks", body=body)
     if watch:
@@ -58,20 +58,20 @@ def submit(gateway: Gateway, queue: str, body: dict[str, Any], *, json: bool, wa
     return accepted
 
 
-def queues(gateway: Gateway, *, json: bool) -> None:
+def queues(gateway: RemoteGateway, *, json: bool) -> None:
     found = gateway.get("queues")["queues"]
     shown = [state for state in STATES if any(queue["counts"].get(state) for queue in found)]
     rows = [[q["name"], *(q["counts"].get(state, 0) for state in shown), ", ".join(q["handlers"])] for q in found]
     _print(found, ["queue", *shown, "handlers"], rows, json=json)
 
 
-def tasks(gateway: Gateway, queue: str, state: str | None, limit: int, *, json: bool) -> None:
+def tasks(gateway: RemoteGateway, queue: str, state: str | None, limit: int, *, json: bool) -> None:
     found = list(islice(_pages(gateway, queue, state), limit))
     head = ["id", "name", "state", "attempt"]
     _print(found, head, [[task[key] for key in head] for task in found], json=json)
 
 
-def dead(gateway: Gateway, queue: str, limit: int, *, json: bool) -> None:
+def dead(gateway: RemoteGateway, queue: str, limit: int, *, json: bool) -> None:
     found = list(islice(_pages(gateway, queue, "failed"), limit))
     rows = [[task["id"], task["name"], task["attempt"], _reason(task)] for task in found]
     _print(found, ["id", "name", "attempts", "reason"], rows, json=json)
@@ -79,7 +79,7 @@ def dead(gateway: Gateway, queue: str, limit: int, *, json: bool) -> None:
         say(f"submit one again: queuecast dead {queue} --requeue ID")
 
 
-def task(gateway: Gateway, queue: str, id: str, *, json: bool) -> None:
+def task(gateway: RemoteGateway, queue: str, id: str, *, json: bool) -> None:
     found = gateway.get("queues", queue, "tasks", id)
     if json:
         emit(as_json(found))
@@ -88,7 +88,7 @@ def task(gateway: Gateway, queue: str, id: str, *, json: bool) -> None:
             emit(f"{key:>8}  {as_text(value)}")
 
 
-def cancel(gateway: Gateway, queue: str, id: str, *, json: bool) -> None:
+def cancel(gateway: RemoteGateway, queue: str, id: str, *, json: bool) -> None:
     """A running task is asked to stop, and does so later; any other is cancelled with the answer."""
     asked = gateway.post("queues", queue, "tasks", id, "cancel")
     if json:
@@ -97,18 +97,18 @@ def cancel(gateway: Gateway, queue: str, id: str, *, json: bool) -> None:
         say(f"{id} is {asked['state']}" + ("" if asked["state"] == "cancelled" else " and asked to stop"))
 
 
-def requeue(gateway: Gateway, queue: str, id: str, *, json: bool) -> None:
+def requeue(gateway: RemoteGateway, queue: str, id: str, *, json: bool) -> None:
     accepted = gateway.post("queues", queue, "tasks", id, "requeue")
     emit(as_json(accepted) if json else accepted["id"])
 
 
-def requeue_all(gateway: Gateway, queue: str, *, json: bool) -> None:
+def requeue_all(gateway: RemoteGateway, queue: str, *, json: bool) -> None:
     """All that were dead at the beginning; one that fails again meanwhile is another dead letter."""
     for letter in list(_pages(gateway, queue, "failed")):
         requeue(gateway, queue, letter["id"], json=json)
 
 
-def _pages(gateway: Gateway, queue: str, state: str | None) -> Iterator[dict[str, Any]]:
+def _pages(gateway: RemoteGateway, queue: str, state: str | None) -> Iterator[dict[str, Any]]:
     """A queue's tasks, newest first, asked for as they are needed."""
     before: str | None = None
     while True:

@@ -17,7 +17,7 @@ from ..event import Event, OutputEvent, ResultEvent
 from ..settings import Settings
 from .display import as_json, as_text, emit, ending_in_words, in_words, progress_shown, safe_json, say
 from .exits import EXIT_OF, CommandError, Exit
-from .http import Gateway
+from .http import RemoteGateway
 
 
 @contextmanager
@@ -62,7 +62,9 @@ def how_to_follow(queue: str, id: str, url: str) -> str:
     return f"follow it: {follow}\ncancel it: {cancel}"
 
 
-def follow_task(gateway: Gateway, queue: str, id: str, *, json: bool, timeout: float | None, after: str | None) -> Exit:
+def follow_task(
+    gateway: RemoteGateway, queue: str, id: str, *, json: bool, timeout: float | None, after: str | None
+) -> Exit:
     """Show a task to its end: outputs and result on stdout, everything else on stderr. Returns its outcome."""
     advice = f"the task goes on\n{how_to_follow(queue, id, gateway.url)}"
     with interruptible(timeout, "the task has not ended within {:g} seconds", advice):
@@ -71,7 +73,7 @@ def follow_task(gateway: Gateway, queue: str, id: str, *, json: bool, timeout: f
         return _task_in_words(gateway, queue, id, after)
 
 
-def _task_as_json(gateway: Gateway, queue: str, id: str, after: str | None) -> Exit:
+def _task_as_json(gateway: RemoteGateway, queue: str, id: str, after: str | None) -> Exit:
     for body, event in _events(gateway, "queues", queue, "tasks", id, "events", after=after):
         emit(safe_json(body))
         if isinstance(event, ResultEvent):
@@ -81,7 +83,7 @@ def _task_as_json(gateway: Gateway, queue: str, id: str, after: str | None) -> E
     return EXIT_OF[status["state"]]
 
 
-def _task_in_words(gateway: Gateway, queue: str, id: str, after: str | None) -> Exit:
+def _task_in_words(gateway: RemoteGateway, queue: str, id: str, after: str | None) -> Exit:
     ending = _shown_to_its_end(gateway, queue, id, after) or gateway.get("queues", queue, "tasks", id)
     if ending["state"] == "succeeded":
         emit(as_json(ending.get("result")))
@@ -90,7 +92,7 @@ def _task_in_words(gateway: Gateway, queue: str, id: str, after: str | None) -> 
     return EXIT_OF[ending["state"]]
 
 
-def _shown_to_its_end(gateway: Gateway, queue: str, id: str, after: str | None) -> dict[str, Any] | None:
+def _shown_to_its_end(gateway: RemoteGateway, queue: str, id: str, after: str | None) -> dict[str, Any] | None:
     """The result event as JSON; None where all was told before `after`, and only the status has the end."""
     with progress_shown() as show:
         for body, event in _events(gateway, "queues", queue, "tasks", id, "events", after=after):
@@ -104,7 +106,9 @@ def _shown_to_its_end(gateway: Gateway, queue: str, id: str, after: str | None) 
     return None
 
 
-def follow_queue(gateway: Gateway, queue: str, *, json: bool, timeout: float | None, after: str | None) -> NoReturn:
+def follow_queue(
+    gateway: RemoteGateway, queue: str, *, json: bool, timeout: float | None, after: str | None
+) -> NoReturn:
     """Show what happens on a queue until it is interrupted or `timeout` seconds have passed."""
     with interruptible(timeout, "watched for {:g} seconds", "the queue goes on"):
         for body, event in _events(gateway, "queues", queue, "events", after=after):
@@ -112,7 +116,7 @@ def follow_queue(gateway: Gateway, queue: str, *, json: bool, timeout: float | N
     raise CommandError("the gateway ended the stream", Exit.UNREACHABLE)
 
 
-def _events(gateway: Gateway, *path: str, after: str | None) -> Iterator[tuple[str, Event]]:
+def _events(gateway: RemoteGateway, *path: str, after: str | None) -> Iterator[tuple[str, Event]]:
     """A stream's events with their JSON; what else the gateway has to say goes to stderr."""
     try:
         for message in gateway.stream(*path, after=after, notice=say):

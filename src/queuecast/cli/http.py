@@ -28,6 +28,7 @@ MAX_RETRY_SECONDS: Final = 15.0
 
 
 MAX_DOUBLINGS: Final = 10
+"""How often it is doubled at most: by then any wait is as long as it gets."""
 
 ADVICE: Final = "is the gateway running (`queuecast run module:qc`)? Another address is given by --url or QUEUECAST_URL"
 
@@ -53,7 +54,7 @@ class Refused(CommandError):
         self.status = status
 
 
-class Gateway:
+class RemoteGateway:
     """One gateway by its URL, which may have a path where it is mounted. Each request is a connection of its own."""
 
     def __init__(self, url: str) -> None:

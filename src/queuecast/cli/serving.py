@@ -19,7 +19,7 @@ from ..gateway.auth import LOOPBACK
 from ..gateway.server import allow_streams, listen, serve
 from ..gateway.signals import at_signals
 from ..settings import Settings
-from .child import Child
+from .child import KeptChild
 from .display import say
 from .exits import CommandError, Exit
 
@@ -45,12 +45,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def worker_child(target: str, settings: Settings, broker: str | None) -> Child:
+def worker_child(target: str, settings: Settings, broker: str | None) -> KeptChild:
     """`queuecast worker` with these same settings."""
     arguments = ["worker", target, *_common(settings, broker)]
     if settings.concurrency is not None:
         arguments += ["--concurrency", str(settings.concurrency)]
-    return Child("the worker", arguments + [f"--queue={queue}" for queue in settings.queue])
+    return KeptChild("the worker", arguments + [f"--queue={queue}" for queue in settings.queue])
 
 
 def gateway_arguments(target: str | None, settings: Settings, broker: str | None) -> list[str]:
@@ -65,7 +65,7 @@ def _common(settings: Settings, broker: str | None) -> list[str]:
     return ["--log-level", settings.log_level, *(["--broker", broker] if broker is not None else [])]
 
 
-async def run(app: Queuecast, settings: Settings, worker: Child) -> None:
+async def run(app: Queuecast, settings: Settings, worker: KeptChild) -> None:
     """The gateway here and a worker in a process of its own, until SIGTERM or SIGINT.
 
     Raises as `serve_gateway`, and `CommandError` when the worker cannot start.
@@ -73,7 +73,7 @@ async def run(app: Queuecast, settings: Settings, worker: Child) -> None:
     await _serve_with(worker, app, app.gateway, settings, lambda _: None)
 
 
-async def run_demo(app: Queuecast, settings: Settings, child: Child) -> None:
+async def run_demo(app: Queuecast, settings: Settings, child: KeptChild) -> None:
     """The same with the demo's page around the gateway."""
     from ..demo.web import make_app
 
@@ -81,7 +81,7 @@ async def run_demo(app: Queuecast, settings: Settings, child: Child) -> None:
     await _serve_with(child, app, page, settings, lambda url: say(f"open {url} in a browser"))
 
 
-async def _serve_with(child: Child, app: Queuecast, face: ASGIApp, settings: Settings, tell: Started) -> None:
+async def _serve_with(child: KeptChild, app: Queuecast, face: ASGIApp, settings: Settings, tell: Started) -> None:
     def started(url: str) -> None:
         tell(url)
         child.start(on_failure=lambda: signal.raise_signal(signal.SIGINT))

@@ -17,14 +17,14 @@ from ..app import Queuecast
 from ..gateway.server import close
 from ..gateway.signals import ENDING, at_signals
 from ..settings import Settings
-from .child import Child
+from .child import KeptChild
 from .serving import listen_at, url_of
 
 logger = logging.getLogger(__name__)
 
 
 async def serve_in_several(
-    app: Queuecast, settings: Settings, gateway: Sequence[str], beside: Sequence[Child] = ()
+    app: Queuecast, settings: Settings, gateway: Sequence[str], beside: Sequence[KeptChild] = ()
 ) -> None:
     """As many gateways as the settings say, with these arguments, and other children beside them, until SIGTERM or
     SIGINT. A second one ends them at once.
@@ -39,7 +39,7 @@ async def serve_in_several(
     descriptors = [listener.fileno() for listener in sockets]
     arguments = [*gateway, *(f"--fd={descriptor}" for descriptor in descriptors)]
     names = [f"gateway {number}" for number in range(1, settings.workers + 1)]
-    children = [*(Child(name, arguments, descriptors) for name in names), *beside]
+    children = [*(KeptChild(name, arguments, descriptors) for name in names), *beside]
 
     async with AsyncExitStack() as stack:
         for child in children:
@@ -51,7 +51,7 @@ async def serve_in_several(
         close(sockets)
 
 
-def _start(children: Sequence[Child]) -> asyncio.Event:
+def _start(children: Sequence[KeptChild]) -> asyncio.Event:
     """Set once all of them have been asked to stop, by a signal or because one cannot start."""
     over = asyncio.Event()
 

@@ -159,13 +159,15 @@ class Gateway:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Served alone: the server's lifespan is the application's."""
         await receive()
+        phase, failure = "startup", "cannot run"
         try:
             async with self._app.running():
                 await send({"type": "lifespan.startup.complete"})
+                phase, failure = "shutdown", "did not stop as it should"
                 await receive()
         except Exception as error:
-            logger.critical("the gateway cannot run: %s", error)
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            logger.critical("the gateway %s: %s", failure, error)
+            await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
             return
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -224,8 +226,9 @@ class Gateway:
 
     async def _overview(self, scope: Scope, receive: Receive, send: Send) -> None:
         opened, request, principal = await self._asked(scope, receive)
-        names = request.query_params.getlist("queue") or sorted(self._app.queues)
-        queues = [opened.catalog.queue(name) for name in dict.fromkeys(names)]
+        asked = dict.fromkeys(request.query_params.getlist("queue"))
+        # All of them, where none is named: that is to ask for none of them.
+        queues = [opened.catalog.queue(name) for name in asked] or [q for _, q in sorted(self._app.queues.items())]
         await (await overview(opened.session, queues, principal))(scope, receive, send)
 
     async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -285,23 +288,25 @@ class Open:
 
     @classmethod
     async def start(cls, app: Queuecast, session: Session) -> Open:
-        """Know the queues and follow them all, so that clients which come back find what they missed in memory."""
+        """Know the queues and follow those in use, so that clients which come back find what they missed in memory."""
         opened = cls(app, session)
         try:
             await opened.catalog.start(session)
             # A copy: workers may announce more meanwhile.
-            for name in tuple(app.queues):
-                await opened._follow(name)
+            for name in [name for name in app.queues if name not in opened.catalog.idle]:
+                await opened.follow(name)
         except BaseException:
             await opened.stop()
             raise
         return opened
 
-    def follow(self, name: str) -> None:
-        """Begin to follow an announced queue. What fails is tried again when the queue is announced again."""
-        if name not in self._following:
+    def follow(self, name: str) -> asyncio.Task[None]:
+        """Begin to follow a queue that is in use. What fails is tried again when that is told again."""
+        task = self._following.get(name)
+        if task is None:
             task = self._following[name] = asyncio.create_task(self._follow(name), name=f"queuecast follow {name}")
             task.add_done_callback(partial(self._begun, name))
+        return task
 
     def _begun(self, name: str, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -10,7 +11,9 @@ from starlette.requests import HTTPConnection
 from ..app import Principal, Queuecast
 from ..brokers.base import Status
 from ..errors import Flaw
-from .problems import Problem
+from .problems import Problem, problem_of
+
+logger = logging.getLogger(__name__)
 
 EVERYBODY: Final = Principal("", manage=True)
 """Without `authenticate` everyone who reaches the gateway may do everything; it listens on 127.0.0.1 then."""
@@ -22,10 +25,18 @@ not be answered: to a browser that site's pages would be ours."""
 
 
 async def principal_of(app: Queuecast, connection: HTTPConnection) -> Principal:
-    """Raises `Problem` 401 for nobody."""
+    """Raises `Problem` 401 for nobody, 500 where the application's own function fails."""
     if app.authenticate is None:
         return EVERYBODY
-    principal = await app.authenticate(connection)
+    try:
+        principal = await app.authenticate(connection)
+        if not isinstance(principal, Principal | None):
+            raise TypeError(f"it gave a {type(principal).__name__}, which is neither a Principal nor None")
+    except Exception as error:
+        if problem_of(error) is not None:
+            raise
+        logger.exception("the application's authenticate, %r, failed", app.authenticate)
+        raise Problem(500, "internal", "the login of this server failed; its log says more") from error
     if principal is None:
         raise Problem(401, "unauthenticated", "log in first", headers={"www-authenticate": "Bearer"})
     return principal

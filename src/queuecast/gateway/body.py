@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from starlette.requests import Request
 
+from ..hub.hub import Hub
 from .problems import Problem
 
 MAX_BODY_BYTES: Final = 4_000_000
@@ -16,9 +15,11 @@ MAX_BODY_BYTES: Final = 4_000_000
 BODY_DEADLINE: Final = 30.0
 """Seconds a request body may take to arrive; then the request is refused with 408 and the connection closed."""
 
+_CLOSE: Final = {"connection": "close"}
 
-async def read_json(request: Request, patience: Callable[[float], AbstractAsyncContextManager[None]]) -> bytes:
-    """The body of a request that says it is JSON. `patience` is a hub's. Raises `Problem` 408, 413 or 415."""
+
+async def read_json(request: Request, hub: Hub) -> bytes:
+    """The body of a request that says it is JSON. Raises `Problem` 408, 413, 415, or 503 where the hub is draining."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json" and not media.endswith("+json"):
         raise Problem(
@@ -29,11 +30,13 @@ async def read_json(request: Request, patience: Callable[[float], AbstractAsyncC
     if int(request.headers.get("content-length") or 0) > MAX_BODY_BYTES:
         raise _too_large()
     try:
-        async with patience(BODY_DEADLINE):
+        async with hub.patience(BODY_DEADLINE):
             return await _read(request)
     except TimeoutError:
-        detail = f"the body did not arrive in time: it has {BODY_DEADLINE:.0f} seconds, fewer where the server stops"
-        raise Problem(408, "body-timeout", detail, headers={"connection": "close"}) from None
+        if hub.draining:
+            raise Problem.for_now("stopping", "this server stops; nothing was taken: send it again", _CLOSE) from None
+        detail = f"the body did not arrive in time: it has {BODY_DEADLINE:.0f} seconds"
+        raise Problem(408, "body-timeout", detail, headers=_CLOSE) from None
 
 
 async def _read(request: Request) -> bytes:
@@ -49,4 +52,4 @@ async def _read(request: Request) -> bytes:
 
 def _too_large() -> Problem:
     detail = f"the body is over {MAX_BODY_BYTES} bytes; send fewer tasks at once"
-    return Problem(413, "too-large", detail, headers={"connection": "close"})
+    return Problem(413, "too-large", detail, headers=_CLOSE)

@@ -30,11 +30,13 @@ WORKER_SILENCE: Final = 90.0
 
 
 class Catalog:
-    """Listens to the control log. `on_queue` is told each queue's name, whenever a worker announces it."""
+    """Listens to the control log. `on_queue` is told of each queue that a worker announces or a request names."""
 
-    def __init__(self, app: Queuecast, on_queue: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, app: Queuecast, on_queue: Callable[[str], object] = lambda _: None) -> None:
         self._app = app
         self._on_queue = on_queue
+        self.idle: set[str] = set()
+        """Queues that stand in the broker, while this program does not declare them and no worker announces them."""
         self._workers: dict[str, WorkerAnnounced] = {}
         self._caught_up = asyncio.Event()
         self._end = 0
@@ -45,7 +47,9 @@ class Catalog:
         await session.broker.declare(CONTROL)
         # Their workers may have left long ago and what they announced been trimmed; the tasks are there to look at.
         for name in await session.broker.counts():
-            self._app.queue(name)
+            if name not in self._app.queues:
+                self.idle.add(name)
+                self._app.queue(name)
         self._end = (await session.broker.bounds(CONTROL)).last
         tail = await session.tail(CONTROL)
         self._stop = tail.listen(self)
@@ -63,9 +67,10 @@ class Catalog:
             self._stop = None
 
     def queue(self, name: str) -> Queue:
-        """Raises `UnknownQueue`, or `Problem` 422 for what can be no queue's name."""
+        """One that a request is about. Raises `UnknownQueue`, or `Problem` 422 for what can be no queue's name."""
         queue = self._app.queues.get(name)
         if queue is not None:
+            self._on_queue(name)
             return queue
         if not is_queue_name(name):
             detail = "1 to 64 of a-z, 0-9, '_' and '-', with a letter or digit at both ends"
@@ -99,4 +104,5 @@ class Catalog:
         for name, handlers in message.queues.items():
             if is_queue_name(name):
                 self._app.queue(name).learn(handlers)
+                self.idle.discard(name)
                 self._on_queue(name)

@@ -65,13 +65,13 @@ class _Timed(NamedTuple):
 class QueueMeter:
     """Listens to one queue's log. What is there up to the offset `end` counts as known: only times are taken of it."""
 
-    def __init__(self, queue: str, end: int, waits: Histogram, runs: Histogram, deliveries: Histogram) -> None:
+    def __init__(self, queue: str, end: int, waits: Histogram, runs: Histogram, lags: Histogram) -> None:
         self.queue = queue
         self.events = 0
         self.attempts: Counter[tuple[str, str]] = Counter()
         self._waits = waits.labels(queue)
         self._runs = runs.labels(queue)
-        self._deliveries = deliveries.labels(queue)
+        self._lags = lags.labels(queue)
         self._timed: OrderedDict[str, _Timed] = OrderedDict()
         self._names: set[str] = set()
         self._end = end
@@ -86,7 +86,7 @@ class QueueMeter:
                 self._count(self._head(body), new)
         # Of each batch the last, so that the clock is asked once.
         if new:
-            self._deliveries.observe(max(0.0, time.time() - _moment(self._head(body).time)))
+            self._lags.observe(max(0.0, time.time() - _moment(self._head(body).time)))
 
     def restarted(self, reason: str, at: Cursor) -> None:
         # It may be another log, with offsets of its own; what comes from it is new.
@@ -149,14 +149,14 @@ class Meters:
         self._runs = Histogram(
             run, "From running to the attempt's end.", labels, buckets=SECONDS, registry=self._registry
         )
-        delivery = "queuecast_stream_delivery_seconds"
+        lag = "queuecast_stream_delivery_seconds"
         told = "From an event's own time to its hand-over to the streams."
-        self._deliveries = Histogram(delivery, told, labels, buckets=SECONDS, registry=self._registry)
+        self._lags = Histogram(lag, told, labels, buckets=SECONDS, registry=self._registry)
 
     def follow(self, tail: Tail, end: int) -> None:
         """Count what this queue's log brings after the offset `end`: a restart must not count again what is there."""
         if tail.queue not in self._queues:
-            meter = QueueMeter(tail.queue, end, self._waits, self._runs, self._deliveries)
+            meter = QueueMeter(tail.queue, end, self._waits, self._runs, self._lags)
             self._queues[tail.queue] = meter
             self._stops.append(tail.listen(meter))
 

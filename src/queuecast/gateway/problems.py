@@ -43,6 +43,11 @@ class Problem(Exception):
         self.flaws = flaws
         self.headers = dict(headers or {})
 
+    @classmethod
+    def for_now(cls, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> Problem:
+        """A 503, with when to come back."""
+        return cls(503, kind, detail, headers={"retry-after": str(random.randint(*RETRY_AFTER)), **(headers or {})})
+
     def response(self) -> Response:
         body: dict[str, Any] = {
             "type": f"urn:queuecast:problem:{self.kind}",
@@ -86,8 +91,9 @@ def problem_of(error: Exception) -> Problem | None:
         return Problem(503, "misconfigured", "this server is not set up as it must be; its log says more")
     for family, status, kind in _STATUS_OF:
         if isinstance(error, family):
+            if status == 503:
+                return Problem.for_now(kind, str(error))
             flaws = error.flaws if isinstance(error, InvalidInput) else ()
-            headers = {"retry-after": str(random.randint(*RETRY_AFTER))} if status == 503 else {}
             detail = error.detail if isinstance(error, InvalidInput) else str(error)
-            return Problem(status, kind, detail, flaws, headers)
+            return Problem(status, kind, detail, flaws)
     return None

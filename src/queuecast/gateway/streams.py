@@ -121,8 +121,7 @@ class Streams:
 
     async def _refuse(self, send: Send, reason: str) -> None:
         """With a status that a native EventSource survives: it comes back, later."""
-        self.hub.counters.streams_refused[reason] += 1
-        await _respond(send, 200, sse.retry(random.randint(*AWAY_RETRY_MS)))
+        await _respond(send, 200, _refusal(self.hub, reason))
 
 
 class _RefusedError(Exception):
@@ -130,6 +129,12 @@ class _RefusedError(Exception):
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
+
+
+def _refusal(hub: Hub, reason: str) -> bytes:
+    """All that the body says."""
+    hub.counters.streams_refused[reason] += 1
+    return sse.retry(random.randint(*AWAY_RETRY_MS))
 
 
 class _Answer(NamedTuple):
@@ -154,6 +159,10 @@ class _Answer(NamedTuple):
         if offer is not None:
             offer.prepare()
         await send(_head(200))
+        if self.hub.full:
+            # There was room when it asked, for it and for others that have opened first. From here on nothing waits.
+            await send(_body(_refusal(self.hub, "full")))
+            return
         sink = offer.accept() if offer is not None else None
         if sink is not None:
             sink.attach(self._open(sink))
@@ -198,13 +207,13 @@ class SendSink:
             await self._wake.wait()
             self._wake.clear()
             await self._send_pieces()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send(_body(b""))
 
     async def _send_pieces(self) -> None:
         while self._pieces:
             body = b"".join(self._pieces)
             self._pieces.clear()
-            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            await self._send(_body(body, more=True))
             self._size -= len(body)
             if self._sub is not None and not self._sub.ready and not self._pieces:
                 self._sub.resume()
@@ -242,4 +251,8 @@ def _head(status: int) -> dict[str, Any]:
 
 async def _respond(send: Send, status: int, body: bytes) -> None:
     await send(_head(status))
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    await send(_body(body))
+
+
+def _body(body: bytes, *, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": body, "more_body": more}

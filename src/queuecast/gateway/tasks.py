@@ -52,7 +52,7 @@ async def submit(request: Request, opened: Open, queue: Queue, principal: Princi
     may_submit(principal)
     wait = _preferred_wait(request)
     key = _idempotency_key(request)
-    body = await read_json(request, opened.hub.patience)
+    body = await read_json(request, opened.hub)
     submissions = _decode(body)
     if isinstance(submissions, list):
         if wait is not None or key is not None:

@@ -11,14 +11,10 @@ class Counters:
     streams_open: Counter[str] = field(default_factory=Counter)
     """By queue. A stream of several queues counts in each of them."""
     streams_closed: Counter[str] = field(default_factory=Counter)
-    """By reason: `client`, `finished`, `stalled`, `age`, `drain`, `broker`, `failed`, `shutdown`."""
+    """By reason: `client`, `finished`, `stalled`, `drain`, `broker`, `failed`, `shutdown`."""
     streams_refused: Counter[str] = field(default_factory=Counter)
     """By reason: `full`, `draining`, `broker`."""
     stream_resumes: Counter[str] = field(default_factory=Counter)
     """Streams that came with a cursor, by result: `replayed`, `reset`, `live` (nothing was missed)."""
-    events_tailed: int = 0
-    """Entries taken from logs, once for each set of queues that somebody follows."""
-    deliveries: int = 0
-    """Frames written to clients."""
     replays: int = 0
     """How often a log was read again for one client."""

@@ -77,7 +77,6 @@ class Fanout:
 
     def entries(self, queue: str, entries: list[Entry]) -> None:
         self.window.extend(queue, entries)
-        self.counters.events_tailed += len(entries)
         self._moved()
 
     def restarted(self, queue: str, reason: str, at: Cursor) -> None:
@@ -137,7 +136,6 @@ class Fanout:
             start = cohort.index
             chunk, stop = self.window.chunk(start, end)
             written += len(cohort.subs)
-            self.counters.deliveries += len(cohort.subs) * (stop - start)
             cohort.write(chunk, stop, self._loop.time())
             if stop < end:
                 # A chunk at a time, so that transports can say that it is too much.
@@ -175,7 +173,6 @@ class Fanout:
                         sub.close("finished")
             if count >= SLICE:
                 break
-        self.counters.deliveries += count
         return index
 
     def _concerned(self, frame: Frame) -> tuple[Subscription, ...]:
@@ -266,7 +263,6 @@ class Fanout:
             piece, final = self._pick(sub)
         else:
             piece, sub.index = self.window.chunk(start, self.window.end)
-            self.counters.deliveries += sub.index - start
         sub.cursor = self.window.cursor(sub.index)
         if piece:
             sub.wrote_at = self._loop.time()
@@ -287,7 +283,6 @@ class Fanout:
                 final = frame.final and sub.task is not None
             if final or size >= CHUNK_BYTES:
                 break
-        self.counters.deliveries += len(pieces)
         return b"".join(pieces), final
 
     def _enlist(self, sub: Subscription) -> None:

@@ -55,9 +55,7 @@ _Key: TypeAlias = tuple[tuple[str, ...], bool]
 
 
 class Hub:
-    """`tail` gives this process's reader of a queue's log, started. `max_age`: seconds after which a stream is sent
-    away, to spread over servers again (each draws 80 to 100 % of it).
-    """
+    """`tail` gives this process's reader of a queue's log, started."""
 
     def __init__(
         self,
@@ -65,14 +63,12 @@ class Hub:
         tail: Callable[[str], Awaitable[Tail]],
         *,
         max_streams: int | None = None,
-        max_age: float | None = None,
     ) -> None:
         self.counters = Counters()
         self.draining = False
         self._broker = broker
         self._tail = tail
         self._max_streams = most_streams() if max_streams is None else max_streams
-        self._max_age = max_age
         self._gate = asyncio.Semaphore(READERS)
         self._wheel = Wheel()
         self._subs: set[Subscription] = set()
@@ -172,8 +168,6 @@ class Hub:
         """Write the stream's beginning to the sink, and everything after its start as it comes."""
         now = asyncio.get_running_loop().time()
         sub = Subscription(fanout, sink, task, owner, now)
-        if self._max_age is not None:
-            sub.until = now + self._max_age * random.uniform(0.8, 1)
         self._subs.add(sub)
         self._wheel.add(sub)
         for queue in fanout.window.queues:

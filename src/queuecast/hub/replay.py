@@ -132,7 +132,6 @@ class Replay:
             return
         self._pieces.append(frame.data)
         self._size += len(frame.data)
-        self._fanout.counters.deliveries += 1
         if frame.final and sub.task is not None:
             self._write()
             sub.close("finished")

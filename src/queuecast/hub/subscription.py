@@ -54,7 +54,6 @@ class Subscription:
         "slot",
         "task",
         "told",
-        "until",
         "write",
         "wrote_at",
     )
@@ -79,8 +78,6 @@ class Subscription:
         self.backlog = 0
         """Bytes that waited at the last visit, and since when this number has not changed."""
         self.moved_at = now
-        self.until = float("inf")
-        """When it has to go, to come back to another server perhaps."""
         self.slot = 0
 
     def __repr__(self) -> str:

@@ -22,9 +22,6 @@ VISIT_SECONDS: Final = 5.0
 SLOTS: Final = 20
 """Parts in which all streams are visited, so that thousands of keepalives are not written at once."""
 
-AGE_RETRY_MS: Final = 500
-"""Milliseconds after which a client that was sent away because of its stream's age comes back."""
-
 
 class Wheel:
     """Turns while it holds a stream."""
@@ -77,12 +74,10 @@ class Wheel:
 
 
 def visit(sub: Subscription, now: float) -> None:
-    """Cut it, send it away, keep it alive, or leave it be."""
+    """Cut it, keep it alive, or leave it be."""
     if sub.closed:
         return
     if sub.stalled_for(now) >= STALL_SECONDS:
         sub.abort("stalled")
-    elif now >= sub.until:
-        sub.send_away("age", AGE_RETRY_MS)
     elif not sub.backlog and sub.silent_for(now) >= KEEPALIVE_SECONDS - VISIT_SECONDS / 2:
         sub.keep_alive(now)

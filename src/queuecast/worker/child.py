@@ -122,7 +122,7 @@ class Link:
             os._exit(1)
 
 
-class Child:
+class ChildMain:
     """One process: an event loop for async handlers, the main thread for the others."""
 
     def __init__(self, link: Link) -> None:
@@ -247,4 +247,4 @@ def _restore_path() -> None:
 
 if __name__ == "__main__":
     _restore_path()
-    Child(Link(int(os.environ.pop(CHILD_FD)))).serve()
+    ChildMain(Link(int(os.environ.pop(CHILD_FD)))).serve()

@@ -57,6 +57,7 @@ class Run:
         self._worker = worker
         self.task = delivery.task
         self._stopped: StopReason | None = None
+        self._trail = Trail(delivery, time.time)
         self._context: RunContext | None = None
         self._runner: Runner | None = None
 
@@ -81,18 +82,26 @@ class Run:
         alone = self.delivery.suspect and self._worker.can_isolate(call.handler)
         losses = self.delivery.losses
         while self._stopped is None:
-            trail = Trail(self.delivery, time.time)
-            outcome = await self._execute(call, trail, alone=alone)
+            outcome = await self._execute(call, alone=alone)
             if not isinstance(outcome, Died):
-                await self._conclude(outcome, trail)
+                await self._conclude(outcome)
                 return
             # The handler's process died and this worker lives: run it again, alone, and count from then on.
+            self._trail = Trail(self.delivery, time.time)
             losses += alone
             alone = True
             if losses >= MAX_LONE_LOSSES:
                 await self._bury(_lost(outcome.error.message))
                 return
         await self._settle_unbegun()
+
+    async def give_back(self) -> None:
+        """After a defect of ours: to be delivered again, as no suspect. Raises `BrokerError`."""
+        last: list[Event] = []
+        if self._context is not None:
+            error = ErrorInfo("interrupted", "the worker met a defect of its own")
+            last = [*self._context.unwritten(), self._trail.task("retrying", error=error, delay=0.0)]
+        await self.delivery.release(*last)
 
     def _call(self) -> Call | ErrorInfo:
         """What there is to run, or why this task can never be run."""
@@ -107,11 +116,11 @@ class Run:
             # What is wrong may be quoted in full, and would then fit into no event.
             return ErrorInfo("invalid-arguments", printable(str(error), MAX_MESSAGE_CHARS))
 
-    async def _execute(self, call: Call, trail: Trail, *, alone: bool) -> Outcome:
+    async def _execute(self, call: Call, *, alone: bool) -> Outcome:
         """One run of the handler."""
-        self._context = context = RunContext(self.delivery, trail, self._worker.state)
+        self._context = context = RunContext(self.delivery, self._trail, self._worker.state)
         # Before the handler starts, so that one which kills its process has left a trace.
-        await context.begin(trail.task("running", alone=alone))
+        await context.begin(self._trail.task("running", alone=alone))
         self._runner = self._worker.runner_for(call.handler, alone=alone)
         timer = self._start_timer()
         try:
@@ -138,15 +147,15 @@ class Run:
         """What the handler returned, as JSON, or what it raised."""
         if self._stopped is not None:
             return asyncio.CancelledError()  # before it started
+        asyncio_task = asyncio.current_task()
         ending: Raw | BaseException
         try:
             ending = sendable(await runner.run(call, context), "result")
-        except GeneratorExit:
-            raise  # the event loop is gone
         except BaseException as error:
+            if not _is_current(asyncio_task):
+                raise  # the event loop is gone, and what is left of this run is thrown away
             # A handler that exits ends its task, not the worker.
             ending = error
-        asyncio_task = asyncio.current_task()
         if asyncio_task is not None and asyncio_task.cancelling():
             if self._stopped is None and self._worker.is_cancelled and isinstance(ending, asyncio.CancelledError):
                 raise ending
@@ -161,8 +170,8 @@ class Run:
 
     # How it is settled
 
-    async def _conclude(self, outcome: Outcome, trail: Trail) -> None:
-        delivery = self.delivery
+    async def _conclude(self, outcome: Outcome) -> None:
+        delivery, trail = self.delivery, self._trail
         match outcome:
             case Succeeded(result):
                 await self._settle(delivery.ack, trail.result("succeeded", result=result))
@@ -207,6 +216,14 @@ class Run:
 
     def _ended(self, state: Any, error: ErrorInfo | None = None) -> Event:
         return ended(self.task, state, time.time(), attempt=self.delivery.attempt, error=error)
+
+
+def _is_current(task: asyncio.Task[Any] | None) -> bool:
+    """Whether this is the task that runs now."""
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:
+        return False  # no event loop does
 
 
 async def _absorb_cancellation(task: asyncio.Task[Any]) -> None:

@@ -168,7 +168,7 @@ class Worker:
             logger.exception("%r met a defect of queuecast; it will be delivered again", run)
             await asyncio.sleep(SETTLE_AGAIN_SECONDS)  # it may well do so each time
             with suppress(BrokerError):
-                await run.delivery.release()
+                await run.give_back()
 
     def _cancel(self, queue: str, id: str) -> None:
         for run in self._runs.values():

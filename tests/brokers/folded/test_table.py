@@ -13,6 +13,7 @@ from queuecast.brokers.folded.table import SAVED_AT_ONCE, Table
 from queuecast.codec import encode_event
 from queuecast.cursor import beginning
 from queuecast.event import submitted
+from queuecast.task import STATES
 
 from ..making import new_task
 
@@ -82,3 +83,13 @@ def test_all_of_many_are_saved_and_saved_again(kept, number):
     rows = kept.page(state=None, owner=None, before=None, limit=1_000)
     assert [row.id for row in reversed(rows)] == ids
     assert [row.last for row in rows] == [row.first for row in rows]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_page_of_one_state_is_found_by_an_index_that_lies_in_its_order(kept, state):
+    ran = []
+    kept._db.set_trace_callback(ran.append)
+    kept.page(state=state, owner=None, before=None, limit=5)
+    kept._db.set_trace_callback(None)
+    (plan,) = [detail for *_, detail in kept._db.execute(f"EXPLAIN QUERY PLAN {ran[-1]}")]
+    assert "task_state (state=? AND rowid<?" in plan

@@ -27,7 +27,7 @@ from .row import Row
 
 logger = logging.getLogger(__name__)
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the tables and of what the fold decides. Raise it with either: files of another one are thrown away."""
 
 CACHE_KIB: Final = 16_000
@@ -48,9 +48,7 @@ ASKED_AT_ONCE: Final = 256
 SAVED_AT_ONCE: Final = 100
 """Tasks in one statement, where there are so many: a fifth less work than one by one."""
 
-_SUCCEEDED: Final = STATES.index("succeeded")
-
-SCHEMA: Final = f"""
+SCHEMA: Final = """
 -- A row's key is its first event, so that rows lie in the order of submission. `id` is 16 bytes for a UUID. `live`
 -- holds what only a task that has not ended needs.
 CREATE TABLE task (
@@ -68,7 +66,7 @@ CREATE TABLE task (
 CREATE UNIQUE INDEX task_id ON task (id);
 CREATE INDEX task_owner ON task (owner) WHERE owner IS NOT NULL;
 CREATE INDEX task_ended ON task (last) WHERE live IS NULL;
-CREATE INDEX task_state ON task (state) WHERE state <> {_SUCCEEDED};
+CREATE INDEX task_state ON task (state);
 
 CREATE TABLE refused (offset INTEGER PRIMARY KEY);
 CREATE TABLE mark (offset INTEGER PRIMARY KEY, time TEXT NOT NULL, size INTEGER NOT NULL);
@@ -311,7 +309,7 @@ def _read_saved(db: sqlite3.Connection) -> Saved | None:
     if found is None:
         return None
     states = ", ".join(str(STATES.index(state)) for state in LIVE)
-    live = db.execute(f"SELECT {_COLUMNS} FROM task WHERE state IN ({states}) AND state <> {_SUCCEEDED}")
+    live = db.execute(f"SELECT {_COLUMNS} FROM task WHERE state IN ({states})")
     marks = db.execute("SELECT offset, time, size FROM mark ORDER BY offset")
     return Saved(_checkpoint(found[0]), [_row(values) for values in live], [Mark(*values) for values in marks])
 

@@ -16,8 +16,9 @@ OLDEST_SQLITE: Final = (3, 37, 0)
 APPLICATION: Final = 0x71636173
 """`PRAGMA application_id`: tells our files from any other program's ("qcas")."""
 
-VERSION: Final = 1
-"""Of the tables. A file of a newer one is refused, since this program would not keep its rules."""
+VERSION: Final = 2
+"""Of the tables. A file of a newer one is refused, since this program would not keep its rules; one of an older one is
+brought up to this by `UPGRADES`."""
 
 OFFSET_BITS: Final = 40
 """A position is `queue number << 40 | offset`: a million million events a queue, eight million queues."""
@@ -33,9 +34,6 @@ WAL_KEPT_BYTES: Final = 64 << 20
 replace others takes half the time of syncing a file that grows (0.16 and 0.35 ms on ext4)."""
 
 FINAL: Final = ", ".join(f"'{state}'" for state in sorted(FINAL_STATES))
-
-ENDED_BADLY: Final = "state IN ('failed', 'cancelled')"
-"""Of these there are few among many, so they have an index; SQLite uses it for a query in these very words."""
 
 _COUNTS: Final = ", ".join(f"{state} INTEGER NOT NULL DEFAULT 0" for state in STATES)
 
@@ -83,7 +81,7 @@ CREATE INDEX task_due ON task (queue, due) WHERE due IS NOT NULL;
 CREATE INDEX task_claim ON task (claim) WHERE claim IS NOT NULL;
 CREATE INDEX task_expires ON task (expires) WHERE expires IS NOT NULL;
 CREATE INDEX task_owner ON task (queue, owner) WHERE owner IS NOT NULL;
-CREATE INDEX task_ended_badly ON task (state) WHERE {ENDED_BADLY};
+CREATE INDEX task_state ON task (queue, state);
 
 -- The processes that hold tasks; `until` is the end of their lease by the machine's monotonic clock.
 CREATE TABLE holder (token TEXT PRIMARY KEY, until REAL NOT NULL) STRICT, WITHOUT ROWID;
@@ -103,6 +101,11 @@ CREATE VIEW tasks AS
         strftime('%Y-%m-%dT%H:%M:%fZ', due, 'unixepoch') AS due
     FROM task JOIN queue ON no = task.queue;
 """
+
+UPGRADES: Final[dict[int, str]] = {
+    1: "CREATE INDEX task_state ON task (queue, state); DROP INDEX task_ended_badly;",
+}
+"""What makes of a version's tables the next one's."""
 
 
 def position(queue: int, offset: int) -> int:
@@ -171,8 +174,14 @@ def _prepare(db: sqlite3.Connection, place: Place) -> None:
     if mode != "wal":
         raise ConfigurationError(f"{place.file} cannot have a write-ahead log here: put it on a local disk")
     if not tables:
-        stamp = f"PRAGMA application_id={APPLICATION}; PRAGMA user_version={VERSION};"
-        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {stamp} COMMIT;")
+        _change(db, f"{SCHEMA} PRAGMA application_id={APPLICATION};")
+    elif version < VERSION:
+        _change(db, " ".join(UPGRADES[each] for each in range(version, VERSION)))
+
+
+def _change(db: sqlite3.Connection, statements: str) -> None:
+    """All of it or nothing."""
+    db.executescript(f"BEGIN IMMEDIATE; {statements} PRAGMA user_version={VERSION}; COMMIT;")
 
 
 def _opening(error: sqlite3.Error, place: Place) -> Exception:

@@ -15,7 +15,7 @@ from ...event import Event
 from ..base import Consumer, Delivery, OnLost
 from ..futures import seen
 from .demand import Delivered
-from .operations import Claim, Disown, Leave, Operation, Report, Settle, Taker, Want
+from .operations import Chain, Claim, Disown, Leave, Operation, Report, Settle, Taker, Want
 
 P = ParamSpec("P")
 
@@ -99,6 +99,7 @@ class SQLiteDelivery(Delivery):
         self.counts = True
         """It takes up room of its consumer."""
         self._hand = hand
+        self._chain = Chain()
 
     def __repr__(self) -> str:
         return f"<SQLiteDelivery of {self.task.queue}.{self.task.name} {self.task.id}, claim {self.claim.number}>"
@@ -108,7 +109,7 @@ class SQLiteDelivery(Delivery):
         return self.append(event)
 
     def append(self, *events: Event) -> Awaitable[None]:
-        return self._hand(Report, self.task.queue, events)
+        return self._hand(Report, self._in_order(), self.task.queue, events)
 
     def ack(self, *events: Event) -> Awaitable[None]:
         return self._settle(None, self.attempt, events)
@@ -125,11 +126,23 @@ class SQLiteDelivery(Delivery):
 
     def _settle(self, due: float | None, attempt: int, events: tuple[Event, ...]) -> Awaitable[None]:
         settled = self._hand(
-            Settle, self.claim, events, due=due, attempt=attempt, consumer=self.consumer, frees=self.counts
+            Settle,
+            self._in_order(),
+            self.claim,
+            events,
+            due=due,
+            attempt=attempt,
+            consumer=self.consumer,
+            frees=self.counts,
         )
         if not settled.done():  # it was taken
             self.counts = False
         return settled
+
+    def _in_order(self) -> Chain:
+        if self._chain.is_over:
+            self._chain = Chain()
+        return self._chain
 
 
 class Holdings:

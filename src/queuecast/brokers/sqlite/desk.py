@@ -79,6 +79,7 @@ class Desk:
         """What nobody has begun in time is withdrawn; what was begun and hangs has an unknown outcome."""
         now = time.monotonic()
         for operation in [each for each in list(self._waiting) if each.born + each.patience < now]:
+            operation.give_up()  # First, lest the thread begins what follows it.
             try:
                 self._waiting.remove(operation)
             except ValueError:

@@ -42,9 +42,9 @@ _LOAD_ROWS: Final = f"SELECT {_ROW} FROM task WHERE queue = ? AND id IN (SELECT 
 
 # Only numbers, `str` and `bytearray` reach SQLite as they are; for each None, bool and bytes Python's module looks for
 # an adapter first, and finds none. So what is mostly NULL is written as '' or stands in the statement.
-_FOLDED: Final = (
-    "state = ?, attempt = ?, run = nullif(?, ''), seq = ?, earlier = nullif(?, ''), alone = ?, losses = ?, last = ?"
-)
+_TOLD: Final = "attempt = ?, run = nullif(?, ''), seq = ?, earlier = nullif(?, ''), alone = ?, losses = ?, last = ?"
+_FOLDED: Final = f"state = ?, {_TOLD}"
+_SAVE_TOLD: Final = f"UPDATE task SET {_TOLD} WHERE pos = ?"
 _SAVE_RECORD: Final = f"UPDATE task SET {_FOLDED} WHERE pos = ?"
 _SAVE_ROW: Final = f"UPDATE task SET {_FOLDED}, next_attempt = ?, due = ?, claim = ?, expires = ? WHERE pos = ?"
 _LET_GO: Final = f"UPDATE task SET {_FOLDED}, due = NULL, claim = NULL, expires = NULL WHERE pos = ?"
@@ -99,8 +99,11 @@ class Row(msgspec.Struct, gc=False):
     """Together with `body` while the row has yet to be inserted."""
     body: bytes = b""
 
+    # SQLite renews every index on a column that is set, so what stayed as it is goes without.
+    turned: bool = False
+    """It is in another state."""
     moved: bool = False
-    """It was given another place: SQLite renews every index on a column that is set, so the rest goes without them."""
+    """It was given another place."""
 
     def folded(self) -> tuple[object, ...]:
         record = self.record
@@ -214,6 +217,7 @@ class Ledger:
         if record.state != before:
             queue.counts[before] -= 1
             queue.counts[record.state] += 1
+            row.turned = True
         row.last = self.log(queue, body)
         row.record = record
         if row.expires is not None and record.state not in NOT_BEGUN:
@@ -336,15 +340,18 @@ class Ledger:
         for row in self._fresh:
             self._changed.pop(row.pos, None)
         self.db.executemany(_ADD_ROW, map(_new_columns, self._fresh))
-        stayed, moved, let_go = [], [], []
+        told, turned, moved, let_go = [], [], [], []
         for row in self._changed.values():
-            if not row.moved:
-                stayed.append((*row.folded(), row.pos))
+            if not row.moved and not row.turned:
+                told.append((*row.folded()[1:], row.pos))
+            elif not row.moved:
+                turned.append((*row.folded(), row.pos))
             elif row.let_go():
                 let_go.append((*row.folded(), row.pos))
             else:
                 moved.append((*row.folded(), *row.place(), row.pos))
-        self.db.executemany(_SAVE_RECORD, stayed)
+        self.db.executemany(_SAVE_TOLD, told)
+        self.db.executemany(_SAVE_RECORD, turned)
         self.db.executemany(_SAVE_ROW, moved)
         self.db.executemany(_LET_GO, let_go)
         self.db.executemany("INSERT INTO event VALUES (?, ?, ?)", self._entries)

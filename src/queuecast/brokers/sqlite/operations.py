@@ -12,7 +12,7 @@ from math import inf
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from ...codec import encode_event
-from ...errors import KeyReused
+from ...errors import BrokerUnavailable, KeyReused
 from ...event import Event
 from ...task import Task, same_work
 from ..base import CONTROL, EXPIRED, Receipt
@@ -60,6 +60,9 @@ class Operation:
 
     def run(self, ledger: Ledger) -> Any:
         raise NotImplementedError
+
+    def give_up(self) -> None:
+        """It will never be written; whoever waits for it is about to be told."""
 
 
 class Declare(Operation):
@@ -109,20 +112,55 @@ class Append(Operation):
             ledger.append(self._queue, event, body)
 
 
+class Chain:
+    """What a delivery hands over, in order. Once something of it was given up nothing that follows may be written: the
+    log would miss an event, the fold refuse the rest, and a result be thrown away whose run could still be told whole.
+    """
+
+    def __init__(self) -> None:
+        self.broken: Operation | None = None
+        """What was given up."""
+
+    @property
+    def is_over(self) -> bool:
+        """It is broken and its delivery's worker was told: what that hands over now begins with what was given up."""
+        return self.broken is not None and self.broken.future is not None and self.broken.future.done()
+
+
 class Report(Append):
     """Events of a delivery's run."""
 
     lasting = True
     patience = WORKER_WAIT_SECONDS
 
+    def __init__(self, chain: Chain, queue: str, events: Sequence[Event]) -> None:
+        super().__init__(queue, events)
+        self._chain = chain
+
+    def run(self, ledger: Ledger) -> None:
+        if self._chain.broken is not None:
+            raise BrokerUnavailable("what comes before it was not written")
+        super().run(ledger)
+
+    def give_up(self) -> None:
+        self._chain.broken = self
+
 
 class Settle(Report):
     """A delivery's last events; a task that they do not end is delivered again at `due` (None: at once)."""
 
     def __init__(
-        self, claim: Claim, events: Sequence[Event], *, due: float | None, attempt: int, consumer: Taker, frees: bool
+        self,
+        chain: Chain,
+        claim: Claim,
+        events: Sequence[Event],
+        *,
+        due: float | None,
+        attempt: int,
+        consumer: Taker,
+        frees: bool,
     ) -> None:
-        super().__init__(claim.queue, events)
+        super().__init__(chain, claim.queue, events)
         self.claim = claim
         self.consumer = consumer
         self.frees = frees

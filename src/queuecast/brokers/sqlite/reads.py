@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from math import inf
 from typing import Any, Final, NamedTuple
 
 from ...codec import decode_event, decode_task
@@ -11,7 +12,7 @@ from ...cursor import beginning, cursor_at
 from ...errors import ResetRequired
 from ...task import STATES, State, Task
 from ..base import CONTROL, Bounds, Entry, Status, snapshot_of
-from .database import ENDED_BADLY, OFFSET_BITS, offset_of, position
+from .database import OFFSET_BITS, offset_of, position
 
 # CROSS JOIN keeps SQLite from beginning with the queue, which would need sorting.
 _STATUS: Final = (
@@ -19,6 +20,9 @@ _STATUS: Final = (
     f"(SELECT event.body FROM event WHERE event.pos = task.queue << {OFFSET_BITS} | last) "
     "FROM task {index} CROSS JOIN queue ON no = task.queue WHERE "
 )
+
+FEW: Final = 10_000
+"""Tasks in a state that are all looked through for one owner's. Of more, the owner's are looked through instead."""
 
 
 class Page(NamedTuple):
@@ -80,22 +84,21 @@ def statuses(
     before: str | None,
     limit: int,
 ) -> list[Status]:
-    """Newest first. A search ends when it has found as many as there are in this state."""
-    index, conditions = "", ["pos > ?", "pos < ?"]
-    parameters: list[object] = [position(queue, 0), _position_of(db, queue, before)]
+    """Newest first; both indexes lie in this order."""
+    number = inf if state is None else counts(db)[name][state]
+    index, conditions = "", ["task.queue = ?", "pos > ?", "pos < ?"]
+    parameters: list[object] = [queue, position(queue, 0), _position_of(db, queue, before)]
     if state is not None:
-        limit = min(limit, counts(db)[name][state])
-        conditions.append(f"state = '{state}'")
-        if state in {"failed", "cancelled"}:
-            index = "INDEXED BY task_ended_badly"
-            conditions.append(ENDED_BADLY)
+        index = "INDEXED BY task_state"
+        conditions.append("state = ?")
+        parameters.append(state)
     if owner is not None:
-        # Also where a state is asked for: one owner's tasks are fewer than everybody's, and lie in the list's order.
-        index = "INDEXED BY task_owner"
-        conditions.append("task.queue = ? AND owner = ?")
-        parameters += [queue, owner]
+        conditions.append("owner = ?")
+        parameters.append(owner)
+        if number > FEW:
+            index = "INDEXED BY task_owner"
     sql = f"{_STATUS.format(index=index)} {' AND '.join(conditions)} ORDER BY pos DESC LIMIT ?"
-    return [_status(name, row) for row in db.execute(sql, (*parameters, limit))]
+    return [_status(name, row) for row in db.execute(sql, (*parameters, min(limit, number)))]
 
 
 def _position_of(db: sqlite3.Connection, queue: int, id: str | None) -> int:

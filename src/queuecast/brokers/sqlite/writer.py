@@ -299,6 +299,8 @@ class Writer:
         lasting = [each for each in taken if each.lasting and (again or each.patience == inf)]
         self._kept = [each for each in lasting if now < each.born + each.patience]
         refused = [(each, error) for each in taken if each not in self._kept]
+        for each, _ in refused:
+            each.give_up()
         if refused:
             self._in_loop(self._tell, Outcome(refused))
 
