@@ -305,6 +305,7 @@ class FakeHanded(Handed):
         self.taken = taken
         self.message = taken.message
         self.again = taken.again
+        self.at = time.monotonic()
         self._intake = intake
 
     def settle(self) -> None:

@@ -356,3 +356,16 @@ def name_on(open_driver):
         return driver, "tasks"
 
     return name_on
+
+
+@pytest.mark.bound(60)
+async def test_a_server_that_has_only_just_started_is_waited_for(node, name_on, open_driver):
+    """It answers before its streams are up, and says of each that it is down."""
+    driver, name = await name_on(node)
+    await driver.append(name, [b"a"])
+    await driver.close()
+    await asyncio.to_thread(node.kill_9)
+    await asyncio.to_thread(node.start)
+    driver = await open_driver(node.url)
+    await driver.declare(name, None)
+    assert bodies(await read(driver, name, 1)) == [b"a"]

@@ -43,6 +43,8 @@ class Handed(ABC):
     message: Message
     again: bool
     """Somebody may have been handed it before. False only where that is certain."""
+    at: float
+    """When it arrived here, in monotonic seconds."""
 
     @abstractmethod
     def settle(self) -> None:

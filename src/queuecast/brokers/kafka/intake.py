@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ class KafkaHanded(Handed):
     def __init__(self, intake: KafkaIntake, member: Member, share: Share, record: Record) -> None:
         self.message = record.message
         self.again = record.again
+        self.at = time.monotonic()
         self.share = share
         self.record = record
         self._intake = intake

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 
 from ...errors import BrokerUnavailable
@@ -21,6 +22,7 @@ class RabbitHanded(Handed):
         self._channel = channel
         self._tag = tag
         self.again = again
+        self.at = time.monotonic()
         self.message = message
 
     def settle(self) -> None:
