@@ -6,6 +6,7 @@ import logging
 import random
 import sqlite3
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
