@@ -308,6 +308,10 @@ class FakeHanded(Handed):
         self.at = time.monotonic()
         self._intake = intake
 
+    @property
+    def is_held(self) -> bool:
+        return self in self._intake.held
+
     def settle(self) -> None:
         if self in self._intake.held:
             self._intake.held.remove(self)

@@ -4,12 +4,16 @@ import asyncio
 
 import pika
 import pytest
+from msgspec.structs import replace
 
 from queuecast.brokers import External
 from queuecast.brokers.folded.driver import Parcel
 from queuecast.errors import BrokerUnavailable, InvalidInput, OutcomeUnknown
 
 from .steps import depth, message, parcels, plain, take
+
+TIMES = 30
+"""More than RabbitMQ 4 hands out a quorum queue's message, which is 21 times."""
 
 
 async def test_what_is_put_is_handed_out_in_its_order(make, name, consume):
@@ -78,6 +82,22 @@ async def test_what_is_given_back_is_handed_out_again(make, name, consume):
     first.settle()  # has been dealt with before: this must not settle the second
     second.give_back()
     assert (await anext(intake)).message.id == "a"
+
+
+async def test_what_is_handed_out_again_and_again_is_not_dropped(open_driver, url, name, consume):
+    """As by workers that are replaced while they run it, or that die."""
+    driver = await open_driver(f"{url}?type=quorum")
+    await driver.declare(name, None)
+    sent = message("a", b'{"number":1}', name="render", reply_to="r", correlation_id="c", headers={"qc-attempt": 2})
+    await driver.put([Parcel(name, sent)])
+    for number in range(TIMES):
+        intake = consume(driver, name)
+        handed = await anext(intake)
+        assert handed.again == (number > 0)
+        await intake.aclose()
+    kept = {key: value for key, value in handed.message.headers.items() if key == "qc-attempt"}
+    assert replace(handed.message, headers=kept) == sent
+    assert depth(url, name) == 1
 
 
 async def test_no_more_than_concurrency_are_unsettled(make, name, consume, url):

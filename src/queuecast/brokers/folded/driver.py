@@ -46,6 +46,11 @@ class Handed(ABC):
     at: float
     """When it arrived here, in monotonic seconds."""
 
+    @property
+    @abstractmethod
+    def is_held(self) -> bool:
+        """It is not settled, nor given back, and the server has not taken it away."""
+
     @abstractmethod
     def settle(self) -> None:
         """It has been dealt with. Not confirmed: where this is lost, it is handed out again."""

@@ -26,6 +26,10 @@ class KafkaHanded(Handed):
         self._intake = intake
         self._member = member
 
+    @property
+    def is_held(self) -> bool:
+        return self._intake.holds(self)
+
     def settle(self) -> None:
         if self._intake.forget(self):
             self._member.settle(self)
@@ -87,6 +91,9 @@ class KafkaIntake(Intake):
         self._unsettled.add(handed)
         self._arrived.append(handed)
         self._wake()
+
+    def holds(self, handed: KafkaHanded) -> bool:
+        return handed in self._unsettled
 
     def forget(self, handed: KafkaHanded) -> bool:
         """False where it was settled before, or is another's."""
