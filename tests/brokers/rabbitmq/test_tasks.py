@@ -235,6 +235,21 @@ async def test_answers_go_both_ways(open_driver, name, url, cleanup):
     await driver.reply(own, message(None, b"44"))  # gone with its connection: no error
 
 
+async def test_a_producer_may_be_answered_directly(make, name, consume, url):
+    """By `amq.rabbitmq.reply-to`, which is no queue: the server gives each producer an address of its own."""
+    driver = await make()
+    with plain(url) as channel:
+        answers = channel.consume("amq.rabbitmq.reply-to", auto_ack=True, inactivity_timeout=20)
+        properties = pika.BasicProperties(reply_to="amq.rabbitmq.reply-to", correlation_id="c")
+        channel.connection.add_callback_threadsafe(lambda: channel.basic_publish("", name, b"{}", properties))
+        asking = asyncio.create_task(asyncio.to_thread(next, answers))
+        (handed,) = await take(consume(driver, name), 1)
+        await driver.reply(handed.message.reply_to, message(None, b"42", correlation_id=handed.message.correlation_id))
+        _, answered, body = await asking
+    assert (answered.correlation_id, body) == ("c", b"42")
+    await driver.reply(handed.message.reply_to, message(None, b"43"))  # gone with its connection: no error
+
+
 async def test_an_external_queue_may_have_any_name(open_driver, name, url, consume):
     driver = await open_driver(url)
     foreign = f"{name}.Jobs #1*"
