@@ -1,4 +1,4 @@
-"""A backlog that the server hands out again, as all of it after a kill: it runs as if nothing had been."""
+"""A backlog that the server hands out again, as all of it after a kill, and a queue that is deleted: workers go on."""
 
 import asyncio
 
@@ -7,10 +7,11 @@ from servers.rabbitmq import STREAMS
 
 from queuecast.brokers import make_broker
 from queuecast.brokers.rabbitmq.entry import place_of
+from queuecast.errors import BrokerUnavailable
 
 from ..making import QUEUE, new_task
 from ..steps import begin, consuming, finish, results_of
-from .steps import take
+from .steps import plain, take
 
 BACKLOG = 300
 AT_ONCE = 100
@@ -45,6 +46,30 @@ async def test_one_look_at_the_log_is_enough_for_all_that_have_arrived(url, name
     assert [each.task for each in got] == tasks
     assert not any(each.suspect for each in got)
     assert await entries() - before < AT_ONCE / 10
+
+
+async def test_a_queue_that_was_deleted_is_there_again_and_its_worker_too(url, name, open_broker):
+    broker = await open_broker(url, name)
+    async with consuming(broker, queue=name) as deliveries:
+        await broker.submit([first := new_task(queue=name), delayed := new_task(queue=name, delay=6)])
+        delivery = await anext(deliveries)
+        assert delivery.task == first
+        await finish(delivery)
+        with plain(url) as channel:
+            channel.queue_delete(name)
+        waiting = asyncio.ensure_future(anext(deliveries))
+        await submitted_at_last(broker, name, again := new_task(queue=name))
+        assert (await waiting).task == again
+        # What waits on the ladder finds its way to the new queue, though nothing is put there any more.
+        assert (await anext(deliveries)).task == delayed
+
+
+async def submitted_at_last(broker, name, task):
+    while True:
+        try:
+            return await broker.submit([task])
+        except BrokerUnavailable:
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.bound(120)

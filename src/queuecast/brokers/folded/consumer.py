@@ -210,6 +210,8 @@ class FoldedConsumer(Consumer):
             self._on_lost(delivery)
         await self._close_intakes()
         await asyncio.sleep(AGAIN_SECONDS)
+        with suppress(BrokerError):
+            await self._writing.driver.declare(self._queue, None)  # It may have been deleted.
 
     def stop(self) -> None:
         self._stopped = True

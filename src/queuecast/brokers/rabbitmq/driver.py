@@ -77,6 +77,7 @@ class RabbitDriver(Driver):
     async def declare(self, queue: str, external: External | None) -> None:
         name = external.name if external else queue
         await declare_queue(self._taking, name, None if external else self._queue_type)
+        await self._ladder.lead_to(name)
         await self._declare_log(queue)
         if external:
             self._names[queue] = name
