@@ -14,7 +14,7 @@ PARALLEL := -n 4 --dist worksteal
 ONE_SHARED := -n 3 --dist loadgroup
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-rabbitmq test-kafka test-kafka-cluster check lint types format bench brokers brokers-4 brokers-stop build clean
+.PHONY: help demo test test-rabbitmq test-kafka test-kafka-cluster test-long check lint types format bench brokers brokers-4 brokers-stop build clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -26,13 +26,16 @@ test: $(VENV)/.dev ## run the tests
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not rabbitmq and not kafka" $(ARGS)
 
 test-rabbitmq: $(VENV)/.dev ## run the tests that want RabbitMQ servers: after make brokers and make brokers-4
-	@$(BIN)/python -m pytest $(PARALLEL) -m rabbitmq $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "rabbitmq and not long" $(ARGS)
 
 test-kafka: $(VENV)/.dev ## run the tests that want a Kafka: after make brokers
 	@$(BIN)/python -m pytest $(ONE_SHARED) -m "kafka and not cluster" $(ARGS)
 
 test-kafka-cluster: $(VENV)/.dev ## kill the leaders of three brokers under load: minutes, and not reliable on two cores
 	@$(BIN)/python -m pytest -m cluster $(ARGS)
+
+test-long: $(VENV)/.dev ## run a task for longer than RabbitMQ lets a message be held: a quarter of an hour
+	@$(BIN)/python -m pytest -m long -o faulthandler_timeout=0 $(ARGS)
 
 check: lint types test ## lint, types and tests: what must pass before a change goes in
 

@@ -79,6 +79,7 @@ WANT_SERVERS = {
         "brokers/test_rabbitmq.py",
         "servers/",
         "system/test_classic.py",
+        "system/test_long_tasks.py",
         "system/test_server_faults.py",
     ),
     "kafka": (*SHARE_KAFKA, "servers/test_kafka_node.py", "system/test_kafka_faults.py"),

@@ -216,12 +216,13 @@ class Queue:
     async def requeue(self, id: str) -> tuple[Task, Receipt]:
         """Submit a dead letter's work as a new task; asked for twice, it is the same new task.
 
-        Raises `ResultExpired` when the dead letter is unknown.
+        Raises `ResultExpired` where the work is not kept: on an external queue, of a message that was no task, or for
+        an unknown id.
         """
         session = await self.app.session()
         dead = await session.broker.load(self.name, id)
         if dead is None:
-            raise ResultExpired(f"no task {id} on {self.name}")
+            raise ResultExpired(f"the work of task {id[:64]!r} on {self.name} is not kept{self._why_not_kept()}")
         task = replace(
             dead,
             id=keyed_task_id(dead.owner, self.name, f"requeue {id}"),
@@ -234,6 +235,9 @@ class Queue:
         return task, receipt
 
     # Inside
+
+    def _why_not_kept(self) -> str:
+        return ": its queue is external, and only its workers have been given it" if self.external else ""
 
     def _refuse_unusable(self, handler: Handler[Any, Any, Any]) -> None:
         """What no task of this handler could be submitted with is refused before there is one."""

@@ -56,6 +56,17 @@ def need_rabbitmq_programs():
     return release
 
 
+def need_rabbitmq_4_programs():
+    """The release of RabbitMQ 4.x that private nodes are run with."""
+    root = FOLDER / "rabbitmq-4" / "root"
+    if os.geteuid() != 0:
+        _missing("running the programs of another Debian takes root")
+    release = installed(root)
+    if release is None:
+        _missing(f"no RabbitMQ 4.x is in {root}: `make brokers-4`, as root, puts one there on Debian")
+    return release
+
+
 def need_kafka_programs():
     """The folder with the jars that private nodes are run from."""
     libs = kafka.libs_in(FOLDER / "kafka")

@@ -220,6 +220,19 @@ async def test_a_worker_that_acks_by_itself_and_dies_has_failed_to_reply(classic
         assert (await result_of(reader, await submit(port)))["state"] == "succeeded"
 
 
+async def test_what_only_foreign_workers_were_given_is_not_requeued_and_it_says_why(classic):
+    port = free_port()
+    await ready(classic.gateway(port, application="system.foreign:qc"))
+    async with reading("task_queue", port) as reader:
+        id = await submit(port)
+        unanswered = await request(port, "POST", f"/queues/task_queue/tasks/{id}/requeue")
+        assert (unanswered.status, unanswered.body["type"]) == (409, "urn:queuecast:problem:not-dead")
+        assert (await result_of(reader, id))["error"]["type"] == "no-reply"
+    dead = await request(port, "POST", f"/queues/task_queue/tasks/{id}/requeue")
+    assert (dead.status, dead.body["type"]) == (409, "urn:queuecast:problem:not-kept")
+    assert "external" in dead.body["detail"]
+
+
 async def test_a_worker_that_acks_when_done_and_dies_leaves_its_task_to_another(classic):
     port = free_port()
     await ready(classic.server(port))

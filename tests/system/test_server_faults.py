@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 
 import pika
 import pytest
-from servers.found import need_rabbitmq_programs
+from servers.found import need_rabbitmq_4_programs, need_rabbitmq_programs
 from servers.proxy import Proxy, Way
 from servers.rabbitmq import STREAMS, RabbitNode
 
@@ -41,10 +41,17 @@ ENOUGH = "0.4"
 
 
 @pytest.fixture
-def node(tmp_path):
-    with RabbitNode(tmp_path / "node", release=need_rabbitmq_programs()) as node:
+def node(request, tmp_path):
+    need_programs = getattr(request, "param", need_rabbitmq_programs)
+    with RabbitNode(tmp_path / "node", release=need_programs()) as node:
         asyncio.run(settled(node))
         yield node
+
+
+VERSIONS = {"own": need_rabbitmq_programs, "4.x": need_rabbitmq_4_programs}
+"""Of the private nodes: the machine's own RabbitMQ, and for a few of these tests, as each takes its time, 4.x too."""
+
+on_each_version = pytest.mark.parametrize("node", VERSIONS.values(), ids=VERSIONS.keys(), indirect=True)
 
 
 @pytest.fixture
@@ -79,7 +86,15 @@ async def settled(node):
 
 
 @pytest.mark.bound(120)
-@pytest.mark.parametrize("end", ["stop", "kill_9"])
+@pytest.mark.parametrize(
+    ("end", "node"),
+    [
+        pytest.param("stop", need_rabbitmq_programs, id="stop"),
+        pytest.param("kill_9", need_rabbitmq_programs, id="kill_9"),
+        pytest.param("kill_9", need_rabbitmq_4_programs, id="kill_9-4.x"),
+    ],
+    indirect=["node"],
+)
 async def test_a_server_that_goes_and_comes_back_has_lost_nothing(machine, node, end):
     halves = Halves(machine)
     await halves.start("gateway", "worker")
@@ -165,6 +180,7 @@ async def test_a_run_that_is_superseded_while_its_worker_lives_shows_nothing_mor
 
 
 @pytest.mark.bound(120)
+@on_each_version
 async def test_an_alarm_refuses_what_is_new_and_goes_on_afterwards(machine, node):
     halves = Halves(machine)
     await halves.start("gateway", "worker")
@@ -188,6 +204,7 @@ async def test_an_alarm_refuses_what_is_new_and_goes_on_afterwards(machine, node
 
 
 @pytest.mark.bound(120)
+@on_each_version
 async def test_streams_over_a_log_that_is_deleted_are_reset_and_miss_nothing_of_the_next_one(machine, node):
     halves = Halves(machine)
     await halves.start("gateway", "worker")

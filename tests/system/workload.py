@@ -6,6 +6,7 @@ returns the number it was given, so that every result can be told from every oth
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -116,6 +117,14 @@ async def endless(ctx: Context, number: int) -> int:
     witness(ctx)
     if not again:
         await asyncio.Event().wait()
+    return number
+
+
+@reports.task
+async def deadly(ctx: Context, number: int) -> int:
+    """Takes its process along, as what uses up all memory does."""
+    witness(ctx)
+    os.kill(os.getpid(), signal.SIGKILL)
     return number
 
 

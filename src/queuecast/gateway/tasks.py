@@ -111,7 +111,10 @@ async def requeue(request: Request, opened: Open, queue: Queue, principal: Princ
     may_manage(principal, dead)
     if dead.state != "failed":
         raise Problem(409, "not-dead", f"only a failed task can be requeued: this one is {dead.state}")
-    task, receipt = await queue.requeue(dead.id)
+    try:
+        task, receipt = await queue.requeue(dead.id)
+    except ResultExpired as error:
+        raise Problem(409, "not-kept", f"{error}: submit it anew") from error
     return _accepted_response(request, queue, task, receipt)
 
 

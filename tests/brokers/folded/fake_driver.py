@@ -305,7 +305,12 @@ class FakeHanded(Handed):
         self.taken = taken
         self.message = taken.message
         self.again = taken.again
+        self.at = time.monotonic()
         self._intake = intake
+
+    @property
+    def is_held(self) -> bool:
+        return self in self._intake.held
 
     def settle(self) -> None:
         if self in self._intake.held:

@@ -59,6 +59,15 @@ async def test_a_message_that_is_no_task_cannot_be_loaded(letters):
     assert await gateway.load(QUEUE, "a") is None
 
 
+async def test_what_is_forged_among_them_disturbs_no_other(server, letters):
+    worker, gateway = letters
+    forged = [b"", b"\xff", b"[]", b'{"queue":1,"id":2}', b'{"queue":"%b","id":"forged"}' % QUEUE.encode()]
+    server.logs[DEAD].write(*forged)
+    await worker.bury(task := new_task(), BUSY)
+    assert await gateway.load(QUEUE, "forged") is None
+    assert await gateway.load(QUEUE, task.id) == task
+
+
 async def test_the_last_burial_of_an_id_counts(letters):
     worker, gateway = letters
     await worker.bury(task := new_task(), BUSY)

@@ -14,6 +14,7 @@ from queuecast.event import MAX_EVENT_BYTES, ErrorInfo
 
 from ..making import QUEUE, new_task, new_tasks, seconds_from_now
 from ..steps import FAR, SOON, result_of, results_of, shown, story, turns
+from .fake_driver import FakeHanded
 
 REPLIES = f"_qc.replies.{QUEUE}"
 
@@ -102,6 +103,26 @@ class TestDeputies:
 
 
 class TestReplies:
+    async def test_one_that_cannot_be_written_yet_is_kept(self, gateway, server, monkeypatch):
+        """What is given back too often is dropped by some servers."""
+        broker = await gateway()
+        await broker.submit([task := new_task()])
+        append, given_back = broker._driver.append, []
+        refused = iter(range(30))
+
+        def refuse(log, bodies):
+            if next(refused, None) is None:
+                return append(log, bodies)
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(BrokerUnavailable("not now"))
+            return future
+
+        monkeypatch.setattr(broker._driver, "append", refuse)
+        monkeypatch.setattr(FakeHanded, "give_back", given_back.append)
+        answer(server, task.id, b'"done"')
+        assert (await result_of(broker, task.id)).result == "done"
+        assert given_back == []
+
     async def test_a_foreign_worker_is_asked_to_answer_by_the_tasks_id(self, gateway, server):
         broker = await gateway()
         await broker.submit([task := new_task(args={"report": 7}, correlation_id="the submitter's")])

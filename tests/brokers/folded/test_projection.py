@@ -6,6 +6,7 @@ import logging
 import random
 import sqlite3
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -682,6 +683,20 @@ async def test_bounds_that_tell_of_another_log_are_believed(site):
             await waiting
         await made.caught_up()
         await is_the_same(made, site.log.entries)
+
+
+async def test_one_look_is_enough_until_all_is_thrown_away(site):
+    site.write(submitted(task := new_task()))
+    async with site.projecting() as made:
+        since = time.monotonic()
+        await made.caught_up(since)
+        looks = made._folding.look._begun
+        await made.caught_up(since)
+        assert made._folding.look._begun == looks
+        site.log.identity = "another"
+        await made._folding._notice(site.log.bounds())
+        await made.caught_up(since)
+        assert await made.status(task.id) is not None
 
 
 # The file

@@ -155,6 +155,20 @@ class TestPermissions:
                 worker.basic_publish("", properties.reply_to, b"42")
             assert channel.basic_get(answers, auto_ack=True)[2] == b"42"
 
+    async def test_what_another_user_has_signed_is_put_back_without_its_name(self, opened, user, guarded):
+        """A server closes the channel of whoever publishes under another's name."""
+        broker = await opened(guarded.url)
+        with plain(user("^$", r"^amq\.default$", "^$")) as producer:
+            signed = pika.BasicProperties(user_id=producer.connection._impl.params.credentials.username)
+            producer.confirm_delivery()
+            producer.basic_publish("", QUEUE, b"{}", signed, mandatory=True)  # without an id: put back with one
+        async with consuming(broker) as deliveries:
+            first = await anext(deliveries)
+            await first.retry(0.05, (await begin(first)).retrying())
+            again = await anext(deliveries)
+            assert (again.task.id, again.attempt) == (first.task.id, 2)
+            await again.ack((await begin(again)).succeeded(42))
+
     async def test_a_reader_of_events_can_do_nothing_else(self, opened, user, guarded):
         await (await opened(guarded.url)).submit([new_task()])
         log = f"_qc.events.{QUEUE}"

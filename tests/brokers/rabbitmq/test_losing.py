@@ -10,9 +10,10 @@ from servers.rabbitmq import STREAMS, RabbitNode
 
 from queuecast.brokers import Retention
 from queuecast.brokers.rabbitmq import RabbitDriver, link, publisher
+from queuecast.brokers.rabbitmq.writer import LogWriter
 from queuecast.errors import BrokerError, BrokerUnavailable, ConfigurationError, OutcomeUnknown, ResetRequired
 
-from .steps import START, bodies, message, parcels, read, take
+from .steps import START, bodies, message, parcels, plain, read, take
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +75,54 @@ async def test_appends_that_are_cut_off_before_their_confirm_are_sent_again_in_o
     wanted = [b"first", *(b"%d" % number for number in range(30)), b"last"]
     assert sorted(seen, key=seen.__getitem__) == wanted
     assert len(events) > 62
+
+
+async def test_appends_that_are_refused_are_sent_again_in_order(open_driver, url, name):
+    """A stream says no only at its worst. A queue with room for two more says it to the third entry and the fourth."""
+    driver = await open_driver(url)
+    events, said = [], []
+    with plain(url) as channel:
+        channel.queue_declare(name, durable=True, arguments={"x-max-length": 20, "x-overflow": "reject-publish"})
+        channel.confirm_delivery()
+        for _ in range(18):
+            channel.basic_publish("", name, b"before")
+
+        async def make_room():
+            said.append(str(writer._reason))
+            while body := channel.basic_get(name, auto_ack=True)[2]:
+                events.extend(body.split(b"\n"))
+
+        writer = LogWriter(driver._logs, name, "token", make_room)
+        wanted = [b"%d" % number for number in range(12)]
+        assert await asyncio.gather(*[writer.append([event]) for event in wanted]) == list(range(1, 13))
+        await make_room()
+        writer.close()
+    assert any("nack" in reason for reason in said)
+    assert [event for event in events if event != b"before"][:2] == [b"0", b"1"]
+    assert is_within(wanted, events[20:]), "nothing without all that was before it"
+
+
+@pytest.mark.bound(60)
+async def test_a_connection_on_which_the_server_has_gone_silent_is_given_up(make, proxied, name, consume):
+    """Nothing is closed, as when a machine or a cable is gone: the heartbeats that do not come tell of it."""
+    proxy, through = proxied
+    driver = await make(f"{through}?heartbeat=1")
+    await driver.append(name, [b"a"])
+    reading = driver.read(name, START)
+    await anext(reading)
+    waiting = [asyncio.ensure_future(anext(reading)), asyncio.ensure_future(anext(consume(driver, name)))]
+    await driver.put(parcels(name, "taken"))
+    await waiting.pop()
+    waiting.append(asyncio.ensure_future(anext(consume(driver, name))))
+    proxy.stall(Way.TO_CLIENT)
+    appending = driver.append(name, [b"b"])
+    for each in waiting:
+        with pytest.raises(BrokerUnavailable):
+            await each
+    assert not appending.done()
+    proxy.cut()
+    proxy.resume()
+    await appending
 
 
 async def test_an_append_that_was_begun_without_a_connection_arrives(make, proxied, name, url):
@@ -356,3 +405,16 @@ def name_on(open_driver):
         return driver, "tasks"
 
     return name_on
+
+
+@pytest.mark.bound(60)
+async def test_a_server_that_has_only_just_started_is_waited_for(node, name_on, open_driver):
+    """It answers before its streams are up, and says of each that it is down."""
+    driver, name = await name_on(node)
+    await driver.append(name, [b"a"])
+    await driver.close()
+    await asyncio.to_thread(node.kill_9)
+    await asyncio.to_thread(node.start)
+    driver = await open_driver(node.url)
+    await driver.declare(name, None)
+    assert bodies(await read(driver, name, 1)) == [b"a"]

@@ -4,12 +4,16 @@ import asyncio
 
 import pika
 import pytest
+from msgspec.structs import replace
 
 from queuecast.brokers import External
 from queuecast.brokers.folded.driver import Parcel
 from queuecast.errors import BrokerUnavailable, InvalidInput, OutcomeUnknown
 
 from .steps import depth, message, parcels, plain, take
+
+TIMES = 30
+"""More than RabbitMQ 4 hands out a quorum queue's message, which is 21 times."""
 
 
 async def test_what_is_put_is_handed_out_in_its_order(make, name, consume):
@@ -78,6 +82,22 @@ async def test_what_is_given_back_is_handed_out_again(make, name, consume):
     first.settle()  # has been dealt with before: this must not settle the second
     second.give_back()
     assert (await anext(intake)).message.id == "a"
+
+
+async def test_what_is_handed_out_again_and_again_is_not_dropped(open_driver, url, name, consume):
+    """As by workers that are replaced while they run it, or that die."""
+    driver = await open_driver(f"{url}?type=quorum")
+    await driver.declare(name, None)
+    sent = message("a", b'{"number":1}', name="render", reply_to="r", correlation_id="c", headers={"qc-attempt": 2})
+    await driver.put([Parcel(name, sent)])
+    for number in range(TIMES):
+        intake = consume(driver, name)
+        handed = await anext(intake)
+        assert handed.again == (number > 0)
+        await intake.aclose()
+    kept = {key: value for key, value in handed.message.headers.items() if key == "qc-attempt"}
+    assert replace(handed.message, headers=kept) == sent
+    assert depth(url, name) == 1
 
 
 async def test_no_more_than_concurrency_are_unsettled(make, name, consume, url):
@@ -213,6 +233,21 @@ async def test_answers_go_both_ways(open_driver, name, url, cleanup):
         _, properties, body = channel.basic_get(own, auto_ack=True)
     assert (properties.correlation_id, body) == ("d", b"43")
     await driver.reply(own, message(None, b"44"))  # gone with its connection: no error
+
+
+async def test_a_producer_may_be_answered_directly(make, name, consume, url):
+    """By `amq.rabbitmq.reply-to`, which is no queue: the server gives each producer an address of its own."""
+    driver = await make()
+    with plain(url) as channel:
+        answers = channel.consume("amq.rabbitmq.reply-to", auto_ack=True, inactivity_timeout=20)
+        properties = pika.BasicProperties(reply_to="amq.rabbitmq.reply-to", correlation_id="c")
+        channel.connection.add_callback_threadsafe(lambda: channel.basic_publish("", name, b"{}", properties))
+        asking = asyncio.create_task(asyncio.to_thread(next, answers))
+        (handed,) = await take(consume(driver, name), 1)
+        await driver.reply(handed.message.reply_to, message(None, b"42", correlation_id=handed.message.correlation_id))
+        _, answered, body = await asking
+    assert (answered.correlation_id, body) == ("c", b"42")
+    await driver.reply(handed.message.reply_to, message(None, b"43"))  # gone with its connection: no error
 
 
 async def test_an_external_queue_may_have_any_name(open_driver, name, url, consume):

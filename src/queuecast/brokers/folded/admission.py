@@ -42,14 +42,14 @@ class Admitted(NamedTuple):
 
 
 class Admission:
-    """`follow` gives a queue's projection as it is, `up_to_date` with all that is durable by now."""
+    """`follow` gives a queue's projection as it is, `up_to_date` with all that was durable at a monotonic time."""
 
     def __init__(
         self,
         writing: Writing,
         control: ControlLog,
         follow: Callable[[str], Awaitable[Projection]],
-        up_to_date: Callable[[str], Awaitable[Projection]],
+        up_to_date: Callable[[str, float], Awaitable[Projection]],
     ) -> None:
         self._writing = writing
         self._control = control
@@ -77,20 +77,20 @@ class Admission:
             await self._writing.dead.bury_message(queue, id, message, error)
             await self._fail(_nothing(queue, id, message, flaw, now), error, now)
             return None
-        return await self._consider(unpacked, message, handed.again, now)
+        return await self._consider(unpacked, handed, now)
 
-    async def _consider(self, unpacked: Unpacked, message: Message, again: bool, now: float) -> Admitted | None:
+    async def _consider(self, unpacked: Unpacked, handed: Handed, now: float) -> Admitted | None:
         task, attempt, lease, *_ = unpacked
         if lease is not None and self._control.has_newer(task, lease):
             return None
-        record = await self._record_of(unpacked, again)
+        record = await self._record_of(unpacked, handed)
         if unpacked.is_foreign and record is not None and await self._is_other_work(task):
-            await self._refuse_id(task, message, now)
+            await self._refuse_id(task, handed.message, now)
             return None
         if self._control.ended(task) or (record is not None and record.final):
             await self._answer_again(task)
             return None
-        if record is not None and (record.attempt > attempt or self._is_in_other_hands(unpacked, again, record)):
+        if record is not None and (record.attempt > attempt or self._is_in_other_hands(unpacked, handed.again, record)):
             return None
         begun = attempt > 1 or (record is not None and record.run is not None)
         if not begun and is_expired(task, now):
@@ -103,11 +103,15 @@ class Admission:
             asyncio.ensure_future(first).add_done_callback(seen)
         return Admitted(task, attempt, record)
 
-    async def _record_of(self, unpacked: Unpacked, again: bool) -> Record | None:
-        """What the fold knows of a task that may have run; None where its id was another's, that has ended before."""
+    async def _record_of(self, unpacked: Unpacked, handed: Handed) -> Record | None:
+        """What the fold knows of a task that may have run; None where its id was another's, that has ended before.
+
+        All that was written of a run before is in the log when its message arrives. So one look at the log is enough
+        for all that have arrived by then: a classic queue that was restarted marks its whole backlog.
+        """
         task = unpacked.task
-        if again or unpacked.lease is not None:
-            projection = await self._up_to_date(task.queue)
+        if handed.again or unpacked.lease is not None:
+            projection = await self._up_to_date(task.queue, handed.at)
         elif unpacked.is_foreign or (is_keyed(task.id) and not unpacked.is_copy):
             projection = await self._follow(task.queue)
         else:
@@ -159,7 +163,7 @@ class Admission:
         """Who has ended it knows of no reply, or may have died between the result and the answer."""
         if task.reply_to is None:
             return
-        status = await (await self._up_to_date(task.queue)).status(task.id)
+        status = await (await self._up_to_date(task.queue, time.monotonic())).status(task.id)
         if status is not None and status.state not in FINAL_STATES:
             raise BrokerUnavailable("how it ended is not in the log yet")
         if status is not None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
+from math import inf
 from typing import ClassVar
 
 from ...codec import encode_event
@@ -225,10 +226,10 @@ class FoldedBroker(Broker):
         if (task.cancelled() or task.exception() is not None) and self._following.get(queue) is task:
             del self._following[queue]
 
-    async def _up_to_date(self, queue: str) -> Projection:
-        """The projection, with everything in it that is durable by now."""
+    async def _up_to_date(self, queue: str, since: float = inf) -> Projection:
+        """The projection, with everything in it that is durable by now, or was then, in monotonic seconds."""
         projection = await self._follow(queue)
-        await projection.caught_up()
+        await projection.caught_up(since)
         return projection
 
     def _write(self, log: str, bodies: Sequence[bytes]) -> Awaitable[object]:

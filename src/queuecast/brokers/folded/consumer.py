@@ -10,7 +10,7 @@ from typing import Final
 
 from ...errors import BrokerError
 from ..base import Consumer, Delivery, OnLost
-from .admission import Admission
+from .admission import Admission, Admitted
 from .delivery import FoldedDelivery
 from .driver import Handed, Intake
 from .writing import Writing
@@ -100,15 +100,8 @@ class FoldedConsumer(Consumer):
             raise StopAsyncIteration
 
     async def _admit(self, handed: Handed) -> FoldedDelivery | None:
-        try:
-            admitted = await self._admission.admit(self._queue, handed)
-        except BrokerError as error:
-            logger.warning("a message of %s cannot be looked at yet: %s", self._queue, error)
-            handed.give_back()
-            self._let_go(handed)
-            await asyncio.sleep(AGAIN_SECONDS)
-            return None
-        if admitted is None or handed not in self._held:  # It is not to run, or was taken away meanwhile.
+        admitted = await self._examined(handed)
+        if admitted is None or not handed.is_held:  # It is not to run, or was taken away meanwhile.
             self._let_go(handed)
             return None
         delivery = FoldedDelivery(self._writing, handed, admitted, self._settled)
@@ -116,6 +109,18 @@ class FoldedConsumer(Consumer):
         if self._leasing is None:
             self._leasing = asyncio.create_task(self._keep_leases(), name=f"queuecast leases {self._queue}")
         return delivery
+
+    async def _examined(self, handed: Handed) -> Admitted | None:
+        """It is kept until it can be looked at: some servers drop what was given back too often."""
+        while handed.is_held and not self._stopped:
+            self._check()
+            try:
+                return await self._admission.admit(self._queue, handed)
+            except BrokerError as error:
+                logger.warning("a message of %s cannot be looked at yet: %s", self._queue, error)
+            await asyncio.sleep(AGAIN_SECONDS)
+        handed.give_back()
+        return None
 
     def _settled(self, delivery: FoldedDelivery) -> None:
         self._deliveries.discard(delivery)
@@ -205,6 +210,8 @@ class FoldedConsumer(Consumer):
             self._on_lost(delivery)
         await self._close_intakes()
         await asyncio.sleep(AGAIN_SECONDS)
+        with suppress(BrokerError):
+            await self._writing.driver.declare(self._queue, None)  # It may have been deleted.
 
     def stop(self) -> None:
         self._stopped = True

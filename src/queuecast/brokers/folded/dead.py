@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import MsgspecError, Struct
 
 from ...cursor import Cursor, beginning
 from ...errors import BrokerUnavailable, ResetRequired
@@ -102,8 +102,9 @@ class DeadLetters:
         async with aclosing(self._driver.read(DEAD, place)) as pages:
             async for page in pages:
                 for offset, body in page.entries:
-                    key = _key_of(body)
-                    self._known[key.queue, key.id] = offset
+                    with suppress(MsgspecError):  # whoever may publish at all may publish here
+                        key = _key_of(body)
+                        self._known[key.queue, key.id] = offset
                 self._place = beginning(bounds.identity, page.upto)
                 if page.upto >= bounds.last:
                     break
@@ -116,7 +117,8 @@ class DeadLetters:
             async for page in pages:
                 for entry in page.entries:
                     if entry.offset == offset:
-                        return _decode(entry.body)
+                        with suppress(MsgspecError):
+                            return _decode(entry.body)
                     if entry.offset > offset:
                         return None
         return None

@@ -43,6 +43,13 @@ class Handed(ABC):
     message: Message
     again: bool
     """Somebody may have been handed it before. False only where that is certain."""
+    at: float
+    """When it arrived here, in monotonic seconds."""
+
+    @property
+    @abstractmethod
+    def is_held(self) -> bool:
+        """It is not settled, nor given back, and the server has not taken it away."""
 
     @abstractmethod
     def settle(self) -> None:

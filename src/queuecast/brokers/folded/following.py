@@ -103,15 +103,16 @@ class Following:
 
     async def _take_reply(self, handed: Handed) -> None:
         """In the log and confirmed, then settled: a gateway that dies in between leaves it to another."""
-        try:
-            event = await self._result(handed)
-            if event is not None:
-                await self._driver.append(self._queue, [encode_event(event)])
-            handed.settle()
-        except BrokerError as error:
-            logger.warning("an answer to %s is not in the log yet: %s", self._queue, error)
-            await asyncio.sleep(AGAIN_SECONDS)
-            handed.give_back()
+        # Kept until it is, because what is given back again and again may be dropped.
+        while handed.is_held:
+            try:
+                event = await self._result(handed)
+                if event is not None:
+                    await self._driver.append(self._queue, [encode_event(event)])
+                handed.settle()
+            except BrokerError as error:
+                logger.warning("an answer to %s is not in the log yet: %s", self._queue, error)
+                await asyncio.sleep(AGAIN_SECONDS)
 
     async def _result(self, handed: Handed) -> Event | None:
         id = handed.message.correlation_id

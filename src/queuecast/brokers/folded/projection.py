@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from math import inf
 from typing import Final, NamedTuple
 
 from ...codec import decode_event, read_head
@@ -82,6 +83,9 @@ class Projection:
         self._clock = clock
         self._folding = Folding(driver, queue, retention, table, reply_within=reply_within, clock=clock)
         self._bodies = Bodies(driver, queue)
+        self._whole_at = -inf
+        """All that was durable at this monotonic time is folded, unless all was thrown away since."""
+        self._whole_beginnings = 0
 
     # Its life
 
@@ -93,18 +97,21 @@ class Projection:
         """Save what is folded. Whoever waits or asks from now on gets `BrokerUnavailable`."""
         await self._folding.stop()
 
-    async def caught_up(self) -> None:
-        """Returns once all that was durable in the log when this was called is folded.
+    async def caught_up(self, since: float = inf) -> None:
+        """Returns once all that was durable in the log when this was called is folded; or then, in monotonic seconds.
 
         Raises `BrokerUnavailable` when that takes longer than WAIT_SECONDS; it goes on, so ask again.
         """
-        folding = self._folding
+        folding, now = self._folding, time.monotonic()
+        if since <= self._whole_at and self._whole_beginnings == folding.beginnings:
+            return
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 while not await folding.reach(await folding.look()):
                     pass  # all was thrown away meanwhile
         except TimeoutError as error:
             raise BrokerUnavailable(f"the log of {self.queue} is still being read: try again") from error
+        self._whole_at, self._whole_beginnings = now, folding.beginnings
 
     async def includes(self, own: int) -> None:
         """Returns once the driver's append of this number to this log is folded. Raises `BrokerUnavailable`."""

@@ -37,6 +37,9 @@ LEASE: Final = "qc-lease"
 COPY: Final = "qc-copy"
 """On what a worker has put back, rather than a submitter put there."""
 
+AGAIN: Final = "qc-again"
+"""On what may be there twice, or was handed out before in another message: whoever wrote it says so."""
+
 ERROR: Final = "error"
 """In an answer: the task has failed, the body says why."""
 

@@ -15,8 +15,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from ...errors import BrokerError, InvalidInput
-from ..folded.wire import Header, Message
-from .headers import AGAIN, to_kafka
+from ..folded.wire import AGAIN, Header, Message
+from .headers import to_kafka
 from .intake import KafkaHanded, KafkaIntake
 from .producer import Letter, Producer
 

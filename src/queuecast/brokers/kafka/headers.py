@@ -19,9 +19,6 @@ CORRELATION_ID: Final = "correlation-id"
 SPRING_REPLY_TO: Final = "kafka_replyTopic"
 SPRING_CORRELATION_ID: Final = "kafka_correlationId"
 
-AGAIN: Final = "qc-again"
-"""The record may be there twice: whoever wrote it may have done so before."""
-
 _FIELDS: Final = {
     ID: "id",
     NAME: "name",

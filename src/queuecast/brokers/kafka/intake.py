@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,10 +20,15 @@ class KafkaHanded(Handed):
     def __init__(self, intake: KafkaIntake, member: Member, share: Share, record: Record) -> None:
         self.message = record.message
         self.again = record.again
+        self.at = time.monotonic()
         self.share = share
         self.record = record
         self._intake = intake
         self._member = member
+
+    @property
+    def is_held(self) -> bool:
+        return self._intake.holds(self)
 
     def settle(self) -> None:
         if self._intake.forget(self):
@@ -85,6 +91,9 @@ class KafkaIntake(Intake):
         self._unsettled.add(handed)
         self._arrived.append(handed)
         self._wake()
+
+    def holds(self, handed: KafkaHanded) -> bool:
+        return handed in self._unsettled
 
     def forget(self, handed: KafkaHanded) -> bool:
         """False where it was settled before, or is another's."""

@@ -21,10 +21,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from ...errors import BrokerError, BrokerUnavailable
-from ..folded.wire import Message
+from ..folded.wire import AGAIN, Message
 from . import faults
 from .finished import Finished, Told, read
-from .headers import AGAIN, from_kafka
+from .headers import from_kafka
 from .intake import KafkaHanded, KafkaIntake
 from .share import Record, Share
 from .watermarks import Commit, Watermarks

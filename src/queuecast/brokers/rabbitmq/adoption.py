@@ -6,19 +6,29 @@ is repeated with what the server said, until it agrees or something shows that l
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ...errors import BrokerUnavailable, ConfigurationError
-from .faults import ACCESS_REFUSED, PRECONDITION_FAILED, RESOURCE_LOCKED, Refused
+from .faults import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED, Refused
 from .link import Link
 
 logger = logging.getLogger(__name__)
 
 MAX_ARGUMENTS: Final = 24
 """Arguments of a foreign queue that are asked for. One with more is taken as it is."""
+
+START_SECONDS: Final = 5.0
+"""Seconds that a queue which is there may take to be up, as when its server has just started. Then the server's word
+that it is not is believed: `BrokerUnavailable`.
+"""
+
+AGAIN_SECONDS: Final = 0.1
+"""Seconds between two looks whether it is up."""
 
 TYPE: Final = "x-queue-type"
 
@@ -112,7 +122,19 @@ def unfit(name: str, fault: str, said: str) -> ConfigurationError:
 
 
 async def _declare(link: Link, name: str, arguments: Mapping[str, Any]) -> Refused | None:
-    """On a channel of its own, because a refusal closes it. The refusal, where it is about what is there already."""
+    """The refusal, where it is about what is there already."""
+    until = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return await _declare_now(link, name, arguments)
+        except Refused as refusal:
+            if refusal.code != NOT_FOUND or time.monotonic() > until:
+                raise
+        await asyncio.sleep(AGAIN_SECONDS)
+
+
+async def _declare_now(link: Link, name: str, arguments: Mapping[str, Any]) -> Refused | None:
+    """On a channel of its own, because a refusal closes it."""
     channel = await link.channel()
     try:
         await channel.ask(channel.raw.queue_declare, queue=name, durable=True, arguments=dict(arguments))

@@ -65,6 +65,16 @@ class Ladder:
         """Look again next time: something of it may have been deleted."""
         self._line = None
 
+    async def lead_to(self, queue: str) -> None:
+        """What waits on it already finds this queue, which may be a new one. Raises `BrokerUnavailable`."""
+        channel = await self._link.channel()
+        try:
+            await _declare_due(channel, queue)
+        except Refused as refusal:
+            raise not_permitted(refusal) from None
+        finally:
+            await channel.close()
+
     async def reach(self, level: int, queue: str) -> None:
         """Make sure that this step is there and leads to this queue. Raises `BrokerUnavailable`."""
         line = await self._link.line()

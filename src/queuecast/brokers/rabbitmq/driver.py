@@ -77,6 +77,7 @@ class RabbitDriver(Driver):
     async def declare(self, queue: str, external: External | None) -> None:
         name = external.name if external else queue
         await declare_queue(self._taking, name, None if external else self._queue_type)
+        await self._ladder.lead_to(name)
         await self._declare_log(queue)
         if external:
             self._names[queue] = name
@@ -96,7 +97,7 @@ class RabbitDriver(Driver):
             raise
 
     def consume(self, queue: str, concurrency: int) -> Intake:
-        return RabbitIntake(self._taking, self._names.get(queue, queue), concurrency)
+        return self._intake(self._names.get(queue, queue), concurrency)
 
     # Foreign programs
 
@@ -104,7 +105,7 @@ class RabbitDriver(Driver):
         return _replies(queue)
 
     def replies(self, queue: str) -> Intake:
-        return RabbitIntake(self._taking, _replies(queue), REPLIES_AT_ONCE)
+        return self._intake(_replies(queue), REPLIES_AT_ONCE)
 
     async def reply(self, to: str, message: Message) -> None:
         await tasks.put(self._tasks, [Addressed("", to, message)], mandatory=False)
@@ -141,6 +142,12 @@ class RabbitDriver(Driver):
             return Addressed("", name, message)
         level, routing_key = delays.entrance(name, delay)
         return Addressed(delays.step(level), routing_key, message)
+
+    def _intake(self, name: str, concurrency: int) -> RabbitIntake:
+        async def put_back(message: Message) -> None:
+            await tasks.put(self._tasks, [Addressed("", name, message)])
+
+        return RabbitIntake(self._taking, name, concurrency, put_back)
 
     def _writer(self, log: str) -> LogWriter:
         writer = self._writers.get(log)

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
 
-from ...errors import BrokerUnavailable
+from msgspec.structs import replace
+
+from ...errors import BrokerError, BrokerUnavailable
 from ..folded.driver import Handed, Intake
-from ..folded.wire import Message
+from ..folded.wire import AGAIN, Message
 from . import frames
 from .adoption import not_permitted
 from .faults import Refused
 from .line import Channel
 from .link import Link
+
+logger = logging.getLogger(__name__)
+
+WORN: Final = 3
+"""Deliveries of a message without an ack, after which it is put back as a new one.
+
+RabbitMQ 4 drops what a quorum queue has delivered 20 times, and a limit of the queue's own may be lower (one below
+this is not noticed). It counts each worker that dies or stops with the message in its hands.
+"""
+
+_COUNTED: Final = ("x-delivery-count", "x-acquired-count")
+"""Headers in which a quorum queue tells how often; a copy begins anew."""
 
 
 class RabbitHanded(Handed):
@@ -21,7 +39,12 @@ class RabbitHanded(Handed):
         self._channel = channel
         self._tag = tag
         self.again = again
+        self.at = time.monotonic()
         self.message = message
+
+    @property
+    def is_held(self) -> bool:
+        return self._intake.holds(self._tag)
 
     def settle(self) -> None:
         if self._intake.forget(self._tag):
@@ -35,13 +58,18 @@ class RabbitHanded(Handed):
 class RabbitIntake(Intake):
     """A consumer on a channel of its own."""
 
-    def __init__(self, link: Link, queue: str, concurrency: int) -> None:
+    def __init__(
+        self, link: Link, queue: str, concurrency: int, put_back: Callable[[Message], Awaitable[None]]
+    ) -> None:
+        """`put_back` puts a message into the queue, durably. Raises `BrokerError`."""
         self._link = link
+        self._put_back = put_back
         self._queue = queue
         self._concurrency = concurrency
         self._channel: Channel | None = None
         self._tag = ""
         self._arrived: deque[RabbitHanded] = deque()
+        self._renewing: set[asyncio.Task[None]] = set()
         self._unsettled: set[int] = set()
         self._is_stopped = False
         self._ended: BrokerUnavailable | None = None
@@ -71,11 +99,19 @@ class RabbitIntake(Intake):
 
     async def aclose(self) -> None:
         self.stop()
+        if self._renewing:
+            if self._channel is None or not self._channel.is_open:
+                for renewing in self._renewing:
+                    renewing.cancel()
+            await asyncio.wait(self._renewing)
         if self._channel:
             for tag in sorted(self._unsettled):
                 self._channel.send(frames.nack(self._channel.number, tag))
             self._unsettled.clear()
             await self._channel.close()
+
+    def holds(self, tag: int) -> bool:
+        return tag in self._unsettled
 
     def forget(self, tag: int) -> bool:
         """False where it was settled before, or its connection is gone."""
@@ -101,12 +137,32 @@ class RabbitIntake(Intake):
     def _arrive(self, tag: int, again: bool, message: Message) -> None:
         assert self._channel is not None
         self._unsettled.add(tag)
-        handed = RabbitHanded(self, self._channel, tag, again, message)
+        handed = RabbitHanded(self, self._channel, tag, again or AGAIN in message.headers, message)
         if self._is_stopped:
             handed.give_back()
-            return
+        elif again and _is_worn(message):
+            renewing = asyncio.create_task(self._renew(handed))
+            self._renewing.add(renewing)
+            renewing.add_done_callback(self._renewing.discard)
+        else:
+            self._hand_out(handed)
+
+    def _hand_out(self, handed: RabbitHanded) -> None:
         self._arrived.append(handed)
         self._wake()
+
+    async def _renew(self, handed: RabbitHanded) -> None:
+        headers = {name: value for name, value in handed.message.headers.items() if name not in _COUNTED}
+        try:
+            await self._put_back(replace(handed.message, headers={**headers, AGAIN: 1}))
+        except BrokerError as error:
+            logger.warning("a message of %s is handed out as it is: %s", self._queue, error)
+            if self._is_stopped:
+                handed.give_back()
+            elif handed.is_held:
+                self._hand_out(handed)
+        else:
+            handed.settle()
 
     def _end(self, reason: BrokerUnavailable) -> None:
         """What has arrived is with others now."""
@@ -119,3 +175,8 @@ class RabbitIntake(Intake):
     def _wake(self) -> None:
         if self._waiting and not self._waiting.done():
             self._waiting.set_result(None)
+
+
+def _is_worn(message: Message) -> bool:
+    count = message.headers.get(_COUNTED[0], 0)
+    return isinstance(count, int) and count >= WORN
