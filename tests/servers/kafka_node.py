@@ -19,7 +19,10 @@ END_SECONDS = 20
 """A failure bound: how long the ports of a killed node may outlive it."""
 
 SESSION_MS = 3_000
-"""Milliseconds until it is noticed that a node is gone, by itself as well when it is back: 9,000 by default."""
+HEARTBEAT_MS = 500
+"""Milliseconds until it is noticed that a node is gone, by itself as well when it is back, and between the signs of
+life that put it off: 9,000 and 2,000 by default. With few of them to a session, a node that is merely slow is put out.
+"""
 
 
 class Ports(NamedTuple):
@@ -49,12 +52,12 @@ class KafkaNode:
         self._process = None
         settings = kafka.write_settings(
             folder,
-            [*_listening(self.ports), *_quorum(self.ports, members), f"broker.session.timeout.ms={SESSION_MS}"],
+            [*_listening(self.ports), *_quorum(self.ports, members), *_noticing()],
             node=members.index(self.ports) + 1 if members else 1,
             replicas=len(members) or 1,
         )
         kafka.format_data(libs, settings, *([] if members else ["--standalone"]))
-        self._command = kafka.command(libs, settings)
+        self._command = kafka.command(libs, settings, kafka.BRIEF)
 
     def __enter__(self):
         with ExitStack() as ending:
@@ -135,12 +138,39 @@ def cluster(folder, libs, nodes=3):
         yield made
 
 
+def leader_of(topic, nodes):
+    """The node that leads its first partition."""
+    return nodes[_admin(nodes).list_topics(topic, timeout=START_SECONDS).topics[topic].partitions[0].leader - 1]
+
+
+def whole(nodes):
+    """Wait until every partition has all its replicas in step, so that the next loss is the only one."""
+    admin = _admin(nodes)
+    wait_until(
+        lambda: all(
+            len(partition.isrs) == len(nodes)
+            for topic in admin.list_topics(timeout=START_SECONDS).topics.values()
+            for partition in topic.partitions.values()
+        ),
+        "not every replica has come back",
+        seconds=START_SECONDS,
+    )
+
+
+def _admin(nodes):
+    return AdminClient({"bootstrap.servers": ",".join(node.address for node in nodes)})
+
+
 def _listening(ports):
     open_to_all = [f"PLAINTEXT://127.0.0.1:{ports.clients}", f"CONTROLLER://127.0.0.1:{ports.controller}"]
     return [
         f"listeners={','.join([*open_to_all, f'PROXY://127.0.0.1:{ports.behind_proxy}'])}",
         f"advertised.listeners={','.join([*open_to_all, f'PROXY://127.0.0.1:{ports.proxy}'])}",
     ]
+
+
+def _noticing():
+    return [f"broker.session.timeout.ms={SESSION_MS}", f"broker.heartbeat.interval.ms={HEARTBEAT_MS}"]
 
 
 def _quorum(ports, members):

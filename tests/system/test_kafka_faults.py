@@ -6,11 +6,9 @@ import asyncio
 import random
 
 import pytest
-from confluent_kafka.admin import AdminClient
 from servers.found import need_kafka_programs
-from servers.kafka_node import KafkaNode, cluster
+from servers.kafka_node import KafkaNode, cluster, leader_of, whole
 from servers.proxy import Proxy, Way
-from servers.waiting import wait_until
 
 from .client import Work
 from .halves import Halves
@@ -126,31 +124,11 @@ async def test_a_cluster_whose_leaders_are_killed_goes_on_by_itself(tmp_path):
                     await asyncio.to_thread(leader.kill_9)
                     await load.goes_on(MANY_EVENTS)
                     await asyncio.to_thread(leader.start)
-                    await asyncio.to_thread(is_whole, hosts, len(nodes))
+                    await asyncio.to_thread(whole, nodes)
             assert nobody_was_sent_away(load)
             await pronounce(machine, load, halves.port, kills=len(LEADERS), refusals=UNAVAILABLE)
         finally:
             machine.clean_up()
-
-
-def leader_of(topic, nodes):
-    """Of its first partition."""
-    admin = AdminClient({"bootstrap.servers": ",".join(node.address for node in nodes)})
-    return nodes[admin.list_topics(topic, timeout=SECONDS).topics[topic].partitions[0].leader - 1]
-
-
-def is_whole(hosts, count):
-    """Until every partition has all its replicas in step again, so that the next loss is the only one."""
-    admin = AdminClient({"bootstrap.servers": hosts})
-    wait_until(
-        lambda: all(
-            len(partition.isrs) == count
-            for topic in admin.list_topics(timeout=SECONDS).topics.values()
-            for partition in topic.partitions.values()
-        ),
-        "not every replica has come back",
-        seconds=SECONDS,
-    )
 
 
 # Workers that die
