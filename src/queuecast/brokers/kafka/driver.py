@@ -62,7 +62,11 @@ class KafkaDriver(Driver):
             self._topics = Topics(settings, self._address.replicas)
         except KafkaException as error:
             raise ConfigurationError(f"the Kafka URL cannot be used: {faults.why(error)}") from error
-        await self._topics.connect()
+        try:
+            await self._topics.connect()
+        except BaseException:
+            await self._topics.close()
+            raise
         self._producer = Producer(settings)
         self._tails = Tails(settings)
         self._watermarks = Watermarks(self._topics, self._producer, self._tails, self._look_at_watermarks)
@@ -85,6 +89,7 @@ class KafkaDriver(Driver):
         members, self._members = self._members, {}
         await asyncio.gather(*(member.close() for member in members.values()))
         await asyncio.gather(self._tails.close(), self._producer.close())
+        await self._topics.close()
 
     async def declare(self, queue: str, external: External | None) -> None:
         name = external.name if external else queue
