@@ -42,17 +42,17 @@ def free_ports():
 class KafkaNode:
     """A node on free ports, with all it has in `folder`; it runs within `with`, and never longer than this process.
 
-    `members` are the ports of all nodes of its cluster, which it is one of.
+    `members` are the ports of all nodes of its cluster, which it is one of; `lines` are settings, in the place of ours.
     """
 
-    def __init__(self, folder, libs, *, ports=None, members=()):
+    def __init__(self, folder, libs, *, ports=None, members=(), lines=()):
         folder.mkdir(parents=True, exist_ok=True)
         self.ports = ports or free_ports()
         self._log = folder / "node.log"
         self._process = None
         settings = kafka.write_settings(
             folder,
-            [*_listening(self.ports), *_quorum(self.ports, members), *_noticing()],
+            [*_listening(self.ports), *_quorum(self.ports, members), *_noticing(), *lines],
             node=members.index(self.ports) + 1 if members else 1,
             replicas=len(members) or 1,
         )

@@ -72,7 +72,9 @@ class KafkaDriver(Driver):
         self._watermarks = Watermarks(self._topics, self._producer, self._tails, self._look_at_watermarks)
         self._watching = asyncio.create_task(reader.watch(self._tails, self._topics), name="queuecast kafka topics")
         try:
-            await self._topics.make([self._log(CONTROL), self._log(DEAD), Plan(delays.TOPIC, delays.LEVELS, KEEPS)])
+            ours = [self._log(CONTROL), self._log(DEAD), Plan(delays.TOPIC, delays.LEVELS, KEEPS)]
+            await self._topics.make(ours)
+            await self._topics.check_permissions(plan.name for plan in ours)
         except BaseException:
             await self.close()
             raise
@@ -93,11 +95,14 @@ class KafkaDriver(Driver):
 
     async def declare(self, queue: str, external: External | None) -> None:
         name = external.name if external else queue
-        plans = [Plan(name, self._address.partitions, KEEPS), self._log(queue)]
+        tasks, ours = Plan(name, self._address.partitions, KEEPS), [self._log(queue)]
         if external:
             self._names[queue] = name
-            plans.append(Plan(_replies(queue), self._address.partitions, KEEPS))
-        found = await self._topics.make(plans)
+            ours.append(Plan(_replies(queue), self._address.partitions, KEEPS))
+        else:
+            ours.append(tasks)
+        found = await self._topics.make([tasks, *ours] if external else ours)
+        await self._topics.check_permissions(plan.name for plan in ours)
         if name in found and not external:
             await self._topics.check(name)
 

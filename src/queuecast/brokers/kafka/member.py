@@ -264,6 +264,8 @@ class Member:
         arrived: dict[int, list[KafkaMessage]] = {}
         for message in messages:
             if (error := message.error()) is not None:
+                if faults.is_forbidden(error):
+                    raise KafkaException(error)  # which is told with what to do
                 logger.warning("a consumer of %s is told: %s", self._topic, error.str())
             else:
                 arrived.setdefault(message.partition() or 0, []).append(message)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from ...errors import BrokerUnavailable, ConfigurationError
 from . import faults
@@ -32,6 +32,9 @@ LOOK_SECONDS: Final = 0.02
 KEEPS: Final = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 """Settings of a topic of tasks: nothing that was accepted may age out. What is finished is deleted by us."""
 
+
+NEEDED: Final = frozenset({AclOperation.READ, AclOperation.WRITE, AclOperation.DELETE})
+"""What is done with topics of ours, other than to look at them."""
 
 T = TypeVar("T")
 
@@ -133,6 +136,16 @@ class Topics:
     async def _have_leaders(self, names: set[str]) -> bool:
         return all(map(_has_leaders, (await self._ask(partial(self._describe, names))).values()))
 
+    async def check_permissions(self, names: Iterable[str]) -> None:
+        """That this user may do with topics of ours what we do with them. Raises `ConfigurationError`, `BrokerError`.
+
+        Otherwise a reader would learn it late, and a writer when it has something to write.
+        """
+        for name, there in (await self._ask(partial(self._describe, names, permissions=True))).items():
+            lacking = NEEDED - set(there.authorized_operations or NEEDED) if there else ()
+            if lacking:
+                raise faults.forbidden(f"{', '.join(sorted(each.name.title() for each in lacking))} {name}")
+
     async def check(self, name: str) -> None:
         """That a topic which is there loses no tasks. Raises `ConfigurationError`, `BrokerError`."""
         settings = await _shown(name, lambda: self._ask(partial(self._settings, name)))
@@ -193,9 +206,11 @@ class Topics:
                     await asyncio.to_thread(self._admin.list_topics, topic, timeout=LEADER_SECONDS)
             wait = max(LEADER_SECONDS, min(2 * wait, until - time.monotonic()))
 
-    async def _describe(self, names: Iterable[str], wait: float) -> dict[str, Any]:
+    async def _describe(self, names: Iterable[str], wait: float, *, permissions: bool = False) -> dict[str, Any]:
         """None for one that is not there."""
-        asked = self._admin.describe_topics(TopicCollection([*names]), request_timeout=wait)
+        asked = self._admin.describe_topics(
+            TopicCollection([*names]), request_timeout=wait, include_authorized_operations=permissions
+        )
         return {name: await _if_there(_answer(future)) for name, future in asked.items()}
 
     async def _settings(self, name: str, wait: float) -> Any:
