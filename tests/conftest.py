@@ -71,7 +71,7 @@ def rabbitmq(request):
 
 
 SHARE_KAFKA = ("brokers/kafka/", "brokers/test_kafka.py")
-"""Those of them that use the one of `make brokers`, each alone."""
+"""Those of them that use the one of `make brokers`, each alone; but those of a group of their own have their own."""
 
 WANT_SERVERS = {
     "rabbitmq": (
@@ -82,7 +82,12 @@ WANT_SERVERS = {
         "system/test_long_tasks.py",
         "system/test_server_faults.py",
     ),
-    "kafka": (*SHARE_KAFKA, "servers/test_kafka_node.py", "system/test_kafka_faults.py"),
+    "kafka": (
+        *SHARE_KAFKA,
+        "brokers/test_kafka_groups.py",
+        "servers/test_kafka_node.py",
+        "system/test_kafka_faults.py",
+    ),
 }
 """Where the tests are that want servers: `make test-rabbitmq`, `make test-kafka`."""
 
@@ -93,5 +98,5 @@ def pytest_collection_modifyitems(items):
         for marker, places in WANT_SERVERS.items():
             if place.startswith(places):
                 item.add_marker(marker)
-        if place.startswith(SHARE_KAFKA):
+        if place.startswith(SHARE_KAFKA) and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("kafka"))

@@ -24,6 +24,9 @@ CUTS = 5
 LEADERS = ("_qc.events.reports", "__consumer_offsets")
 """Topics whose leaders are killed."""
 
+BEHIND = 10
+"""How far the processes stand back for the nodes of a cluster, one of which has to start again under their load."""
+
 CHANGES = 6
 """How often a worker joins or leaves."""
 
@@ -111,7 +114,7 @@ async def test_a_cluster_whose_leaders_are_killed_goes_on_by_itself(tmp_path):
     """That of a log, and then that of the groups."""
     with cluster(tmp_path / "nodes", need_kafka_programs()) as nodes:
         hosts = ",".join(node.address for node in nodes)
-        machine = Machine(tmp_path, f"kafka://{hosts}?replicas=3")
+        machine = Machine(tmp_path, f"kafka://{hosts}?replicas=3", nice=BEHIND)
         try:
             halves = Halves(machine)
             await halves.start("gateway", "worker")

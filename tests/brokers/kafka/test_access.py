@@ -12,6 +12,7 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
+    NewTopic,
     ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
@@ -21,15 +22,17 @@ from confluent_kafka.admin import (
 from servers.found import need_kafka_programs
 from servers.kafka_node import KafkaNode, free_ports
 from servers.ports import free_port
+from servers.waiting import wait_until
 
 from queuecast.brokers import make_broker
+from queuecast.brokers.base import External
 from queuecast.errors import ConfigurationError
 
 from ..making import QUEUE, new_task
 from ..steps import begin, consuming
 from .steps import until
 
-pytestmark = pytest.mark.bound(60)
+pytestmark = [pytest.mark.bound(60), pytest.mark.xdist_group("kafka-access")]
 
 ON_TOPICS = ("CREATE", "DESCRIBE", "DESCRIBE_CONFIGS", "READ", "WRITE", "DELETE")
 
@@ -95,6 +98,11 @@ def admin(guarded):
     return AdminClient({"bootstrap.servers": guarded.address})
 
 
+ALL = AclBindingFilter(
+    ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY
+)
+
+
 @pytest.fixture
 def allow(admin):
     """Give a user these permissions; all are taken away at the end."""
@@ -106,12 +114,15 @@ def allow(admin):
         ]
         for made in admin.create_acls(given).values():
             made.result()
+        hold(lambda known: known >= set(given))
+
+    def hold(enough):
+        """A broker learns of them a little later than the controller."""
+        wait_until(lambda: enough(set(admin.describe_acls(ALL).result())), "the ACLs do not hold", seconds=10)
 
     yield allow
-    every = AclBindingFilter(
-        ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY
-    )
-    admin.delete_acls([every])[every].result()
+    admin.delete_acls([ALL])[ALL].result()
+    hold(lambda known: not known)
 
 
 @pytest.fixture
@@ -195,6 +206,13 @@ class TestPermissions:
         await opened("bob")
         with pytest.raises(ConfigurationError, match="needs ACLs"):
             await opened("bob")
+
+    async def test_to_the_topic_of_an_external_queue_it_need_only_write(self, opened, admin, allow):
+        admin.create_topics([NewTopic("shop.orders", 1, 1)])["shop.orders"].result()
+        allow("ann", [*NEEDED, (ResourceType.TOPIC, "shop.orders", ResourcePatternType.LITERAL, "WRITE")])
+        broker = await opened()
+        await broker.declare("shop", External("shop.orders", 60.0))
+        await broker.submit([new_task(queue="shop")])
 
     async def test_that_it_may_join_no_group_is_said_again_and_again(self, opened, allow, caplog):
         allow("bob", [each for each in NEEDED if each[0] != ResourceType.GROUP])

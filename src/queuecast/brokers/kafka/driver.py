@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
+import confluent_kafka
 from confluent_kafka import Consumer, KafkaException
 
 from ...cursor import Cursor
@@ -18,7 +19,7 @@ from ..folded.driver import DEAD, Driver, Intake, Page, Parcel
 from ..folded.wire import Message
 from . import address, delays, faults, reader, watermarks
 from .headers import to_kafka
-from .intake import KafkaIntake
+from .intake import KafkaIntake, Source
 from .member import Member
 from .producer import Letter, NoTopic, Producer, Sending
 from .tail import Tails
@@ -46,7 +47,7 @@ class KafkaDriver(Driver):
         self._retention = retention
         self._names: dict[str, str] = {}
         """The topic of each external queue."""
-        self._members: dict[str, Member] = {}
+        self._members: dict[str, Source] = {}
         self._appended: dict[str, Sending] = {}
         """The newest append to each log."""
         self._mover: delays.Mover | None = None
@@ -57,6 +58,8 @@ class KafkaDriver(Driver):
 
     async def open(self) -> None:
         settings = self._address.settings
+        if self._address.protocol == "share" and not hasattr(confluent_kafka, "ShareConsumer"):
+            raise ConfigurationError("protocol=share needs confluent-kafka 2.15 or newer")
         try:
             Consumer({**settings, **_group(self._address), "group.id": "queuecast"}).close()  # as members will be
             self._topics = Topics(settings, self._address.replicas)
@@ -95,15 +98,17 @@ class KafkaDriver(Driver):
 
     async def declare(self, queue: str, external: External | None) -> None:
         name = external.name if external else queue
-        tasks, ours = Plan(name, self._address.partitions, KEEPS), [self._log(queue)]
-        if external:
-            self._names[queue] = name
-            ours.append(Plan(_replies(queue), self._address.partitions, KEEPS))
+        tasks, log = Plan(name, self._address.partitions, KEEPS), self._log(queue)
+        if external is None:
+            ours = [tasks, log]
         else:
-            ours.append(tasks)
-        found = await self._topics.make([tasks, *ours] if external else ours)
+            self._names[queue] = name
+            ours = [log, Plan(_replies(queue), self._address.partitions, KEEPS)]
+            if (await self._topics.identities([name]))[name] is None:
+                await self._topics.make([tasks])
+        found = await self._topics.make(ours)
         await self._topics.check_permissions(plan.name for plan in ours)
-        if name in found and not external:
+        if name in found:
             await self._topics.check(name)
 
     # Tasks
@@ -176,16 +181,25 @@ class KafkaDriver(Driver):
     def _intake(self, topic: str, concurrency: int) -> KafkaIntake:
         return KafkaIntake(partial(self._join, topic), concurrency)
 
-    def _join(self, topic: str, intake: KafkaIntake) -> Member:
+    def _join(self, topic: str, intake: KafkaIntake) -> Source:
         if self._watching is None:
             raise BrokerUnavailable("the broker is closed")
         if self._mover is None:
             self._mover = delays.Mover(self._producer, KafkaIntake(self._join_delays, delays.AT_ONCE))
         member = self._members.get(topic)
         if member is None:
-            member = self._members[topic] = self._member(topic, lambda _: 0.0)
+            member = self._members[topic] = self._source(topic)
         member.join(intake)
         return member
+
+    def _source(self, topic: str) -> Source:
+        if self._address.protocol != "share":
+            return self._member(topic, lambda _: 0.0)
+        from .sharing import Sharer  # it wants a client of its own age
+
+        return Sharer(
+            self._address.settings, self._producer, self._topics, topic, lambda: self._members.pop(topic, None)
+        )
 
     def _join_delays(self, intake: KafkaIntake) -> Member:
         member = self._members[delays.TOPIC] = self._member(delays.TOPIC, delays.ready_at)
@@ -205,6 +219,7 @@ class KafkaDriver(Driver):
 def _group(where: address.Address) -> dict[str, Any]:
     if where.protocol == "consumer":
         return {"group.protocol": "consumer"}
+    # `share` is for tasks alone: what waits for its time is held for longer than a share group lets anybody hold it.
     session = int(where.session * 1_000)
     return {
         "group.protocol": "classic",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from math import inf
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
@@ -65,6 +65,13 @@ Partitions: TypeAlias = list[TopicPartition]
 
 Ready = Callable[[Message], float]
 """The POSIX time at which a message is to be handed out; 0 for at once."""
+
+
+class _Place(NamedTuple):
+    """Where something that was handed out came from."""
+
+    share: Share
+    record: Record
 
 
 class Member:
@@ -141,16 +148,18 @@ class Member:
         await self._keep()
 
     def settle(self, handed: KafkaHanded) -> None:
+        share, record = handed.origin
         with self._lock:
-            if not handed.share.is_gone:
-                handed.share.settle(handed.record.offset)
+            if not share.is_gone:
+                share.settle(record.offset)
                 self._lock.notify_all()
         self._deal()
 
     def give_back(self, handed: KafkaHanded) -> None:
+        share, record = handed.origin
         with self._lock:
-            if not handed.share.is_gone:
-                handed.share.give_back(handed.record)
+            if not share.is_gone:
+                share.give_back(record)
                 self._lock.notify_all()
         # Not at once: whoever gives back in order to stop is to have stopped by then.
         self._loop.call_soon(self._deal)
@@ -166,7 +175,7 @@ class Member:
                     self._look_again_at(ready)
                     break
                 record = share.pop()
-                handed = KafkaHanded(intake, self, share, record)
+                handed = KafkaHanded(intake, self, record.message, record.again, _Place(share, record))
                 share.held[record.offset] = handed
                 intake.arrive(handed)
 

@@ -12,7 +12,16 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+from confluent_kafka.admin import (
+    AclOperation,
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
 
 from ...errors import BrokerUnavailable, ConfigurationError
 from . import faults
@@ -173,6 +182,19 @@ class Topics:
             await self.make([plan])
             extent = await _shown(plan.name, lambda: self.extent(plan.name))
         return extent
+
+    async def settle_group(self, group: str, settings: Mapping[str, str]) -> None:
+        """Give a group these settings. Raises `BrokerError`, `ConfigurationError`."""
+        entries = [
+            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in settings.items()
+        ]
+        resource = ConfigResource(ResourceType.GROUP, group, incremental_configs=entries)
+
+        async def ask(wait: float) -> None:
+            asked = self._admin.incremental_alter_configs([resource], request_timeout=wait)
+            await _answer(asked[resource])
+
+        await self._ask(ask)
 
     async def trim(self, before: Mapping[tuple[str, int], int]) -> None:
         """Delete what lies before these offsets of partitions. Raises `BrokerError`."""
