@@ -6,11 +6,12 @@ from servers.found import need_kafka_programs
 from servers.kafka_node import KafkaNode
 
 from queuecast.brokers import Broker, Retention, make_broker
+from queuecast.brokers.kafka.sharing import MANY_DELIVERIES
 
-from .contract import Backend, Cancelling, Consuming, Losing, Settling
-from .making import QUEUE
+from .contract import Backend, Losing
+from .making import QUEUE, new_task, new_tasks
 from .processes import Processes
-from .steps import OTHER
+from .steps import OTHER, SOON, begin, consuming, finish, shown, story
 
 pytestmark = [pytest.mark.xdist_group("kafka-groups"), pytest.mark.bound(60)]
 
@@ -33,9 +34,8 @@ def node(tmp_path_factory):
         yield node
 
 
-class Taking(Consuming, Settling, Losing, Cancelling, Processes):
+class Taking(Losing, Processes):
     protocol = ""
-    deals_in_parts = False
 
     @pytest.fixture
     def url(self, node, tmp_path):
@@ -44,7 +44,7 @@ class Taking(Consuming, Settling, Losing, Cancelling, Processes):
 
     @pytest.fixture
     def backend(self, url):
-        return Backend(url, atomic=False, deals_in_parts=self.deals_in_parts)
+        return Backend(url, atomic=False)
 
     @pytest.fixture
     def open_broker(self, url, cleanup):
@@ -61,10 +61,62 @@ class TestConsumerProtocol(Taking):
     """KIP-848."""
 
     protocol = "consumer"
-    deals_in_parts = True
 
 
 class TestShareGroups(Taking):
     """KIP-932."""
 
     protocol = "share"
+
+    # See docs/kafka.md: who is given one more has dealt with all before; who stands still learns it with its lock's end.
+    test_what_was_acknowledged_survives_the_death_of_its_process = None
+    test_a_process_that_stood_still_learns_what_it_lost = None
+
+    async def test_a_task_that_is_handed_out_often_is_not_thrown_away(self, connect):
+        broker = await connect()
+        await broker.submit([task := new_task()])
+        async with consuming(broker) as deliveries:
+            for _ in range(3 * MANY_DELIVERIES):
+                delivery = await anext(deliveries)
+                assert delivery.task == task
+                await delivery.release()
+
+    async def test_a_task_that_waits_goes_to_whoever_has_room(self, connect, monkeypatch):
+        monkeypatch.setattr("queuecast.brokers.kafka.sharing.BEGIN_SECONDS", 0.2)
+        broker, elsewhere = await connect(), await connect()
+        await broker.submit(tasks := new_tasks(2))
+        async with consuming(broker, concurrency=1) as deliveries:
+            held = await anext(deliveries)
+            async with consuming(elsewhere, concurrency=1) as others:
+                other = await anext(others)
+                assert [held.task, other.task] == tasks
+                await finish(other)
+            await finish(held)
+
+    async def test_a_long_task_is_put_behind_a_lease_and_others_come(self, connect, monkeypatch):
+        monkeypatch.setattr("queuecast.brokers.folded.consumer.LOOK_SECONDS", 0.1)
+        monkeypatch.setattr("queuecast.brokers.kafka.sharing.HOLD_SECONDS", 0.1)
+        broker = await connect()
+        await broker.submit([long := new_task()])
+        async with consuming(broker, concurrency=2) as deliveries:
+            delivery = await anext(deliveries)
+            run = await begin(delivery)
+            await broker.submit([another := new_task()])
+            other = await anext(deliveries)
+            assert (delivery.task, other.task) == (long, another)
+            await finish(other)
+            await finish(delivery, run)
+
+    async def test_a_task_is_retried_or_rejected_as_anywhere(self, connect):
+        broker = await connect()
+        await broker.submit([task := new_task(retries=1)])
+        async with consuming(broker) as deliveries:
+            first = await anext(deliveries)
+            run = await begin(first)
+            await first.retry(SOON, run.retrying(SOON))
+            second = await anext(deliveries)
+            assert (second.task, second.attempt) == (task, 2)
+            run = await begin(second)
+            await second.reject("ValueError", run.failed())
+        assert story(await shown(broker)) == ["queued", "running", "retrying", "running", "failed"]
+        assert await broker.load(QUEUE, task.id) == task

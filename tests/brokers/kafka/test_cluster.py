@@ -15,8 +15,6 @@ from .steps import ids, parcels, take
 
 pytestmark = [pytest.mark.cluster, pytest.mark.bound(90)]
 
-LOG = "_qc.events.queue"
-
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
@@ -62,13 +60,6 @@ async def test_a_controller_that_is_gone_is_asked_for_no_longer(open_driver, nod
     with gone(nodes[controller - 1], nodes):
         await appends_and_reads(driver)
         await driver.declare("another", None)
-
-
-async def test_a_log_whose_leader_is_gone_goes_on(open_driver, nodes):
-    driver = await open_driver()
-    await appends_and_reads(driver)
-    with gone(leader_of(LOG, nodes), nodes):
-        await appends_and_reads(driver)
 
 
 @pytest.mark.parametrize("topic", ["__consumer_offsets", "_qc.watermarks"])
