@@ -68,7 +68,7 @@ class TestShareGroups(Taking):
 
     protocol = "share"
 
-    # See docs/kafka.md: who is given one more has dealt with all before; who stands still learns it with its lock's end.
+    # See docs/kafka.md: who is given one more has dealt with all before, and who stands still learns it late.
     test_what_was_acknowledged_survives_the_death_of_its_process = None
     test_a_process_that_stood_still_learns_what_it_lost = None
 
