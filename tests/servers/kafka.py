@@ -52,7 +52,10 @@ group.share.max.record.lock.duration.ms=3600000
 log.cleaner.dedupe.buffer.size=4194304
 """
 
-JAVA = ("java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC")
+DATED = ("-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS")
+"""What it logs, with the time of day: to be laid beside what its clients log."""
+
+JAVA = ("java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", *DATED)
 
 BRIEF = "-XX:TieredStopAtLevel=1"
 """For what runs a minute only: it starts with half the work, and never gets as fast as it might."""

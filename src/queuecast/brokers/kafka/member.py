@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -22,7 +23,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from ...errors import BrokerError, BrokerUnavailable
 from ..folded.wire import AGAIN, Message
-from . import faults
+from . import faults, watermarks
 from .finished import Finished, Told, read
 from .headers import from_kafka
 from .intake import KafkaHanded, KafkaIntake
@@ -51,6 +52,12 @@ KEEP_SECONDS: Final = 5.0
 
 ANSWER_SECONDS: Final = 10.0
 """Seconds for the group's coordinator to answer."""
+
+LOOK_UP_SECONDS: Final = 40.0
+"""Seconds to find what was kept of partitions: about as long as a cluster may take to find itself again."""
+
+CLOSING_SECONDS: Final = 0.2
+"""How often it is looked meanwhile whether all is over."""
 
 LOW_SECONDS: Final = 1.0
 """Seconds for the leader of a partition to tell where it begins."""
@@ -387,10 +394,22 @@ class Member:
             known = partition.offset >= 0
             found[partition.partition] = Commit(partition.offset, partition.metadata or "") if known else None
         if None in found.values():
-            looking = asyncio.run_coroutine_threadsafe(self._watermarks.of(self._topic), self._loop)
-            kept = looking.result(ANSWER_SECONDS)
+            kept = self._look_up()
             found = {number: commit or kept.get(number) for number, commit in found.items()}
         return found
+
+    def _look_up(self) -> dict[int, Commit]:
+        """What was kept of partitions that the group knows nothing of. To give it up is to leave the group, and to let
+        all its members move their partitions once more.
+        """
+        looking = asyncio.run_coroutine_threadsafe(self._watermarks.of(self._topic), self._loop)
+        until = time.monotonic() + LOOK_UP_SECONDS
+        while not looking.done():
+            if self._closing or time.monotonic() > until:
+                looking.cancel()
+                raise BrokerUnavailable(f"{watermarks.TOPIC} does not tell how far {self._topic} was finished")
+            futures.wait([looking], CLOSING_SECONDS)
+        return looking.result()
 
     def _revoked(self, consumer: Consumer, partitions: Partitions) -> None:
         with self._lock:
