@@ -13,7 +13,7 @@ from .making import QUEUE, new_task, new_tasks
 from .processes import Processes
 from .steps import OTHER, SOON, begin, consuming, finish, shown, story
 
-pytestmark = [pytest.mark.xdist_group("kafka-groups"), pytest.mark.bound(60)]
+pytestmark = pytest.mark.bound(60)
 
 QUICK = [
     f"group.{kind}.{setting}"

@@ -97,9 +97,12 @@ class KafkaNode:
             f"{self} does not answer",
             seconds=START_SECONDS,
             log=self._log.read_text,
-            alive=self._process.runs,
+            alive=self.runs,
         )
         return self
+
+    def runs(self):
+        return self._process.runs()
 
     def stop(self):
         """In good order, as for an upgrade."""
@@ -134,6 +137,7 @@ def cluster(folder, libs, nodes=3):
             lambda: len(admin.list_topics(timeout=START_SECONDS).brokers) == nodes,
             "the nodes have not found each other",
             seconds=START_SECONDS,
+            alive=lambda: all(node.runs() for node in made),
         )
         yield made
 

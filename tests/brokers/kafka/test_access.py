@@ -32,7 +32,7 @@ from ..making import QUEUE, new_task
 from ..steps import begin, consuming
 from .steps import until
 
-pytestmark = [pytest.mark.bound(60), pytest.mark.xdist_group("kafka-access")]
+pytestmark = pytest.mark.bound(60)
 
 ON_TOPICS = ("CREATE", "DESCRIBE", "DESCRIBE_CONFIGS", "READ", "WRITE", "DELETE")
 

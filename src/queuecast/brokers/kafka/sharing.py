@@ -20,8 +20,9 @@ from confluent_kafka import AcknowledgeType, IllegalStateException, KafkaExcepti
 from confluent_kafka import Message as KafkaMessage
 
 from ...errors import BrokerError, BrokerUnavailable, QueuecastError
+from ..folded.wire import AGAIN
 from . import faults
-from .headers import AGAIN, from_kafka
+from .headers import from_kafka
 from .intake import KafkaHanded, KafkaIntake
 from .member import AGAIN_SECONDS
 from .producer import Letter, Producer
