@@ -36,6 +36,9 @@ MIN_SEGMENT_BYTES: Final = 1 << 20
 MAX_SEGMENT_BYTES: Final = 50_000_000
 """Bytes of a log's segment: an eighth of what is kept, within these. Retention drops whole segments."""
 
+OURS: Final = "_qc."
+"""How topics begin that are neither a queue's nor a foreign program's."""
+
 WATERMARKS: Final = Plan(watermarks.TOPIC, 1, watermarks.SETTINGS)
 
 
@@ -193,13 +196,12 @@ class KafkaDriver(Driver):
         return member
 
     def _source(self, topic: str) -> Source:
-        if self._address.protocol != "share":
+        if self._address.protocol != "share" or topic.startswith(OURS):
             return self._member(topic, lambda _: 0.0)
-        from .sharing import Sharer  # it wants a client of its own age
+        from .sharing import Sharer  # which older clients do not have all for
 
-        return Sharer(
-            self._address.settings, self._producer, self._topics, topic, lambda: self._members.pop(topic, None)
-        )
+        on_left = partial(self._members.pop, topic, None)
+        return Sharer(self._address.settings, self._producer, self._topics, topic, on_left)
 
     def _join_delays(self, intake: KafkaIntake) -> Member:
         member = self._members[delays.TOPIC] = self._member(delays.TOPIC, delays.ready_at)
@@ -212,14 +214,14 @@ class KafkaDriver(Driver):
             self._watermarks,
             topic,
             ready,
-            on_left=lambda: self._members.pop(topic, None),
+            on_left=partial(self._members.pop, topic, None),
         )
 
 
 def _group(where: address.Address) -> dict[str, Any]:
     if where.protocol == "consumer":
         return {"group.protocol": "consumer"}
-    # `share` is for tasks alone: what waits for its time is held for longer than a share group lets anybody hold it.
+    # Also of what is ours where tasks are shared: what waits for its time is held for longer than a share group allows.
     session = int(where.session * 1_000)
     return {
         "group.protocol": "classic",

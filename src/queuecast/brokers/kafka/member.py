@@ -11,19 +11,19 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent import futures
 from contextlib import suppress
 from functools import partial
 from math import inf
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from ...errors import BrokerError, BrokerUnavailable
 from ..folded.wire import AGAIN, Message
-from . import faults, watermarks
+from . import faults
 from .finished import Finished, Told, read
 from .headers import from_kafka
 from .intake import KafkaHanded, KafkaIntake
@@ -57,7 +57,7 @@ LOOK_UP_SECONDS: Final = 40.0
 """Seconds to find what was kept of partitions: about as long as a cluster may take to find itself again."""
 
 CLOSING_SECONDS: Final = 0.2
-"""How often it is looked meanwhile whether all is over."""
+"""How often a thread that waits for the event loop looks whether all is over."""
 
 LOW_SECONDS: Final = 1.0
 """Seconds for the leader of a partition to tell where it begins."""
@@ -67,6 +67,8 @@ AGAIN_SECONDS: Final = 1.0
 
 BUFFER_KB: Final = 4_096
 """Kilobytes that a client fetches ahead of what was taken from it."""
+
+T = TypeVar("T")
 
 Partitions: TypeAlias = list[TopicPartition]
 
@@ -402,14 +404,7 @@ class Member:
         """What was kept of partitions that the group knows nothing of. To give it up is to leave the group, and to let
         all its members move their partitions once more.
         """
-        looking = asyncio.run_coroutine_threadsafe(self._watermarks.of(self._topic), self._loop)
-        until = time.monotonic() + LOOK_UP_SECONDS
-        while not looking.done():
-            if self._closing or time.monotonic() > until:
-                looking.cancel()
-                raise BrokerUnavailable(f"{watermarks.TOPIC} does not tell how far {self._topic} was finished")
-            futures.wait([looking], CLOSING_SECONDS)
-        return looking.result()
+        return in_loop(self._loop, self._watermarks.of(self._topic), LOOK_UP_SECONDS, lambda: self._closing)
 
     def _revoked(self, consumer: Consumer, partitions: Partitions) -> None:
         with self._lock:
@@ -439,6 +434,20 @@ class Member:
     def _call(self, function: Callable[..., object], *arguments: Any) -> None:
         with suppress(RuntimeError):  # The event loop has ended, and everybody in it.
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def in_loop(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], seconds: float, is_over: Callable[[], bool]
+) -> T:
+    """What it gives, for a thread that waits for it so long, or until all is over. Raises `BrokerUnavailable`, too."""
+    working = asyncio.run_coroutine_threadsafe(work, loop)
+    until = time.monotonic() + seconds
+    while not working.done():
+        if is_over() or time.monotonic() > until:
+            working.cancel()
+            raise BrokerUnavailable("Kafka does not answer")
+        futures.wait([working], CLOSING_SECONDS)
+    return working.result()
 
 
 def group_of(topic: str) -> str:

@@ -24,7 +24,7 @@ from ..folded.wire import AGAIN
 from . import faults
 from .headers import from_kafka
 from .intake import KafkaHanded, KafkaIntake
-from .member import AGAIN_SECONDS
+from .member import AGAIN_SECONDS, in_loop
 from .producer import Letter, Producer
 from .topics import Topics
 
@@ -180,12 +180,12 @@ class Sharer:
             consumer = None
             try:
                 settling = self._topics.settle_group(f"{GROUPS}{self._topic}", GROUP_SETTINGS)
-                asyncio.run_coroutine_threadsafe(settling, self._loop).result(SETTLE_SECONDS)
+                in_loop(self._loop, settling, SETTLE_SECONDS, lambda: self._closing)
                 consumer = ShareConsumer(self._settings)
                 consumer.subscribe([self._topic])
                 self._poll(consumer)
             except Exception as error:  # whatever it is: without this thread nothing would be taken ever again
-                expected = isinstance(error, KafkaException | QueuecastError | TimeoutError)
+                expected = isinstance(error, KafkaException | QueuecastError)
                 why = faults.why(error)
                 logger.warning("%s cannot be consumed, trying again: %s", self._topic, why, exc_info=not expected)
                 time.sleep(AGAIN_SECONDS)
