@@ -57,6 +57,7 @@ _MOVING: Final = frozenset(
         KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.OFFSET_NOT_AVAILABLE,
         KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.NOT_CONTROLLER,
         KafkaError.REQUEST_TIMED_OUT,
         KafkaError._TIMED_OUT,
         KafkaError._TRANSPORT,
@@ -89,7 +90,7 @@ def is_no_topic(error: KafkaError | None) -> bool:
 
 
 def is_moving(error: KafkaError | None) -> bool:
-    """A partition may get another leader, or its first one: somebody knows it soon."""
+    """A partition may get another leader, or its first one, or the cluster a controller: somebody knows it soon."""
     return error is not None and error.code() in _MOVING
 
 
