@@ -31,7 +31,7 @@ test-rabbitmq: $(VENV)/.dev ## run the tests that want RabbitMQ servers: after m
 test-kafka: $(VENV)/.dev ## run the tests that want a Kafka: after make brokers
 	@$(BIN)/python -m pytest $(ONE_SHARED) -m "kafka and not cluster" $(ARGS)
 
-test-kafka-cluster: $(VENV)/.dev ## kill the leaders of three brokers under load: minutes, and not reliable on two cores
+test-kafka-cluster: $(VENV)/.dev ## kill brokers of a cluster of three, under load too: two minutes
 	@$(BIN)/python -m pytest -m cluster $(ARGS)
 
 test-long: $(VENV)/.dev ## run a task for longer than RabbitMQ lets a message be held: a quarter of an hour

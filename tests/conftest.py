@@ -70,8 +70,13 @@ def rabbitmq(request):
         yield url
 
 
-SHARE_KAFKA = ("brokers/kafka/", "brokers/test_kafka.py")
-"""Those of them that use the one of `make brokers`, each alone."""
+ONE_NODE = {
+    "brokers/test_kafka.py": "kafka",
+    "brokers/test_kafka_groups.py": "kafka-groups",
+    "brokers/kafka/test_access.py": "kafka-access",
+    "brokers/kafka/": "kafka-driver",
+}
+"""Tests that use one Kafka one after the other, and so in one process: the one of `make brokers`, or their own."""
 
 WANT_SERVERS = {
     "rabbitmq": (
@@ -82,7 +87,7 @@ WANT_SERVERS = {
         "system/test_long_tasks.py",
         "system/test_server_faults.py",
     ),
-    "kafka": (*SHARE_KAFKA, "servers/test_kafka_node.py", "system/test_kafka_faults.py"),
+    "kafka": (*ONE_NODE, "servers/test_kafka_node.py", "system/test_kafka_faults.py"),
 }
 """Where the tests are that want servers: `make test-rabbitmq`, `make test-kafka`."""
 
@@ -93,5 +98,5 @@ def pytest_collection_modifyitems(items):
         for marker, places in WANT_SERVERS.items():
             if place.startswith(places):
                 item.add_marker(marker)
-        if place.startswith(SHARE_KAFKA):
-            item.add_marker(pytest.mark.xdist_group("kafka"))
+        if group := next((name for start, name in ONE_NODE.items() if place.startswith(start)), None):
+            item.add_marker(pytest.mark.xdist_group(group))

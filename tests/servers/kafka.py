@@ -52,7 +52,13 @@ group.share.max.record.lock.duration.ms=3600000
 log.cleaner.dedupe.buffer.size=4194304
 """
 
-JAVA = ("java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC")
+DATED = ("-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS")
+"""What it logs, with the time of day: to be laid beside what its clients log."""
+
+JAVA = ("java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", *DATED)
+
+BRIEF = "-XX:TieredStopAtLevel=1"
+"""For what runs a minute only: it starts with half the work, and never gets as fast as it might."""
 
 
 def libs_in(folder):
@@ -88,14 +94,14 @@ def write_settings(folder, lines, node=1, replicas=1):
 def format_data(libs, settings, *options):
     """The first time. Raises NotThere with what the formatting said."""
     tool = ("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", settings, "--ignore-formatted", *options)
-    done = subprocess.run(_java(libs, *tool), capture_output=True, text=True, check=False)
+    done = subprocess.run(_java(libs, BRIEF, *tool), capture_output=True, text=True, check=False)
     if done.returncode:
         raise NotThere(f"Kafka cannot format its data, with {settings}: {done.stdout}{done.stderr}")
 
 
-def command(libs, settings):
-    """How to run the node that has these settings."""
-    return _java(libs, "kafka.Kafka", settings)
+def command(libs, settings, *options):
+    """How to run the node that has these settings, with these options of Java."""
+    return _java(libs, *options, "kafka.Kafka", settings)
 
 
 def _java(libs, *arguments):

@@ -19,7 +19,10 @@ END_SECONDS = 20
 """A failure bound: how long the ports of a killed node may outlive it."""
 
 SESSION_MS = 3_000
-"""Milliseconds until it is noticed that a node is gone, by itself as well when it is back: 9,000 by default."""
+HEARTBEAT_MS = 500
+"""Milliseconds until it is noticed that a node is gone, by itself as well when it is back, and between the signs of
+life that put it off: 9,000 and 2,000 by default. With few of them to a session, a node that is merely slow is put out.
+"""
 
 
 class Ports(NamedTuple):
@@ -39,22 +42,22 @@ def free_ports():
 class KafkaNode:
     """A node on free ports, with all it has in `folder`; it runs within `with`, and never longer than this process.
 
-    `members` are the ports of all nodes of its cluster, which it is one of.
+    `members` are the ports of all nodes of its cluster, which it is one of; `lines` are settings, in the place of ours.
     """
 
-    def __init__(self, folder, libs, *, ports=None, members=()):
+    def __init__(self, folder, libs, *, ports=None, members=(), lines=()):
         folder.mkdir(parents=True, exist_ok=True)
         self.ports = ports or free_ports()
         self._log = folder / "node.log"
         self._process = None
         settings = kafka.write_settings(
             folder,
-            [*_listening(self.ports), *_quorum(self.ports, members), f"broker.session.timeout.ms={SESSION_MS}"],
+            [*_listening(self.ports), *_quorum(self.ports, members), *_noticing(), *lines],
             node=members.index(self.ports) + 1 if members else 1,
             replicas=len(members) or 1,
         )
         kafka.format_data(libs, settings, *([] if members else ["--standalone"]))
-        self._command = kafka.command(libs, settings)
+        self._command = kafka.command(libs, settings, kafka.BRIEF)
 
     def __enter__(self):
         with ExitStack() as ending:
@@ -94,9 +97,12 @@ class KafkaNode:
             f"{self} does not answer",
             seconds=START_SECONDS,
             log=self._log.read_text,
-            alive=self._process.runs,
+            alive=self.runs,
         )
         return self
+
+    def runs(self):
+        return self._process.runs()
 
     def stop(self):
         """In good order, as for an upgrade."""
@@ -131,8 +137,32 @@ def cluster(folder, libs, nodes=3):
             lambda: len(admin.list_topics(timeout=START_SECONDS).brokers) == nodes,
             "the nodes have not found each other",
             seconds=START_SECONDS,
+            alive=lambda: all(node.runs() for node in made),
         )
         yield made
+
+
+def leader_of(topic, nodes):
+    """The node that leads its first partition."""
+    return nodes[_admin(nodes).list_topics(topic, timeout=START_SECONDS).topics[topic].partitions[0].leader - 1]
+
+
+def whole(nodes):
+    """Wait until every partition has all its replicas in step, so that the next loss is the only one."""
+    admin = _admin(nodes)
+    wait_until(
+        lambda: all(
+            len(partition.isrs) == len(nodes)
+            for topic in admin.list_topics(timeout=START_SECONDS).topics.values()
+            for partition in topic.partitions.values()
+        ),
+        "not every replica has come back",
+        seconds=START_SECONDS,
+    )
+
+
+def _admin(nodes):
+    return AdminClient({"bootstrap.servers": ",".join(node.address for node in nodes)})
 
 
 def _listening(ports):
@@ -141,6 +171,10 @@ def _listening(ports):
         f"listeners={','.join([*open_to_all, f'PROXY://127.0.0.1:{ports.behind_proxy}'])}",
         f"advertised.listeners={','.join([*open_to_all, f'PROXY://127.0.0.1:{ports.proxy}'])}",
     ]
+
+
+def _noticing():
+    return [f"broker.session.timeout.ms={SESSION_MS}", f"broker.heartbeat.interval.ms={HEARTBEAT_MS}"]
 
 
 def _quorum(ports, members):

@@ -61,11 +61,11 @@ class Lines:
 class Process:
     """One process. `ready` is what it says once it is."""
 
-    def __init__(self, name, arguments, ready, environment, folder):
+    def __init__(self, name, arguments, ready, environment, folder, *, nice=0):
         self.name = name
         self._ready = ready
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", *map(str, arguments)],
+            ["nice", "-n", str(nice), sys.executable, "-m", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -118,9 +118,11 @@ class Process:
 class Machine:
     """One broker, and all processes that share it."""
 
-    def __init__(self, folder, broker):
+    def __init__(self, folder, broker, *, nice=0):
+        """`nice` is how far its processes stand back for others, such as servers that have machines of their own."""
         self.folder = folder
         self.broker = broker
+        self._nice = nice
         self.judged = broker
         """Where the judge finds it, whatever lies between it and the processes."""
         self.witness = folder / "witness"
@@ -153,7 +155,7 @@ class Machine:
     def start(self, name, *arguments, ready="", folder=TESTS):
         """`python -m ARGUMENTS` in a folder, with the environment of this machine and nothing of who runs the tests."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("QUEUECAST_")}
-        process = Process(name, arguments, ready, inherited | self.variables, folder)
+        process = Process(name, arguments, ready, inherited | self.variables, folder, nice=self._nice)
         self._processes.append(process)
         return process
 

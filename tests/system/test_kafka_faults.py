@@ -6,11 +6,10 @@ import asyncio
 import random
 
 import pytest
-from confluent_kafka.admin import AdminClient
+from servers.clean import cleaned_kafka
 from servers.found import need_kafka_programs
-from servers.kafka_node import KafkaNode, cluster
+from servers.kafka_node import KafkaNode, cluster, leader_of, whole
 from servers.proxy import Proxy, Way
-from servers.waiting import wait_until
 
 from .client import Work
 from .halves import Halves
@@ -18,6 +17,7 @@ from .held import Held
 from .load import Load
 from .processes import Machine
 from .verdict import pronounce
+from .workload import QUEUES
 
 MANY_EVENTS = 60
 
@@ -25,6 +25,9 @@ CUTS = 5
 
 LEADERS = ("_qc.events.reports", "__consumer_offsets")
 """Topics whose leaders are killed."""
+
+BEHIND = 10
+"""How far the processes stand back for the nodes of a cluster, one of which has to start again under their load."""
 
 CHANGES = 6
 """How often a worker joins or leaves."""
@@ -42,23 +45,43 @@ UNAVAILABLE = ("broker-unavailable", "outcome-unknown")
 """What a submission may be told while the server is away: it can be sent again."""
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A node that no test stops."""
+    with KafkaNode(tmp_path_factory.mktemp("node"), need_kafka_programs()) as node:
+        yield node
+
+
 @pytest.fixture
-def node(tmp_path):
+def mortal(tmp_path):
+    """A node for a test that stops it."""
     with KafkaNode(tmp_path / "node", need_kafka_programs()) as node:
         yield node
 
 
 @pytest.fixture
-def proxy(node):
-    with Proxy(node.ports.behind_proxy, port=node.ports.proxy) as proxy:
+def proxy(kept):
+    with Proxy(kept.ports.behind_proxy, port=kept.ports.proxy) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def machine(node, tmp_path):
-    machine = Machine(tmp_path, node.url)
-    yield machine
-    machine.clean_up()
+def start_machine(tmp_path):
+    """All processes of a broker; when the test is over they are ended."""
+    machines = []
+
+    def start_machine(url, **options):
+        machines.append(Machine(tmp_path, url, **options))
+        return machines[-1]
+
+    yield start_machine
+    for machine in machines:
+        machine.clean_up()
+
+
+@pytest.fixture
+def machine(kept, start_machine):
+    return start_machine(cleaned_kafka(kept.address, QUEUES))
 
 
 @pytest.fixture
@@ -77,14 +100,15 @@ def nobody_was_sent_away(load):
 
 @pytest.mark.bound(120)
 @pytest.mark.parametrize("end", ["stop", "kill_9"])
-async def test_a_broker_that_goes_and_comes_back_has_lost_nothing(machine, node, end):
+async def test_a_broker_that_goes_and_comes_back_has_lost_nothing(start_machine, mortal, end):
+    machine = start_machine(mortal.url)
     halves = Halves(machine)
     await halves.start("gateway", "worker")
     load = Load(halves.gateways)
     async with load.running():
         await load.goes_on(1 + random.randrange(MANY_EVENTS))
-        await asyncio.to_thread(getattr(node, end))
-        await asyncio.to_thread(node.start)
+        await asyncio.to_thread(getattr(mortal, end))
+        await asyncio.to_thread(mortal.start)
         await load.goes_on(MANY_EVENTS)
     assert nobody_was_sent_away(load)
     await pronounce(machine, load, halves.port, kills=1, refusals=UNAVAILABLE)
@@ -109,48 +133,25 @@ async def test_connections_are_cut_between_what_is_sent_and_its_confirm(machine,
 
 @pytest.mark.cluster
 @pytest.mark.bound(170)
-async def test_a_cluster_whose_leaders_are_killed_goes_on_by_itself(tmp_path):
+async def test_a_cluster_whose_leaders_are_killed_goes_on_by_itself(tmp_path, start_machine):
     """That of a log, and then that of the groups."""
     with cluster(tmp_path / "nodes", need_kafka_programs()) as nodes:
         hosts = ",".join(node.address for node in nodes)
-        machine = Machine(tmp_path, f"kafka://{hosts}?replicas=3")
-        try:
-            halves = Halves(machine)
-            await halves.start("gateway", "worker")
-            load = Load(halves.gateways)
-            async with load.running():
-                await load.overall.until(lambda: load.overall.results)  # by then, all topics are there
-                for topic in LEADERS:
-                    await load.goes_on(1 + random.randrange(MANY_EVENTS))
-                    leader = await asyncio.to_thread(leader_of, topic, nodes)
-                    await asyncio.to_thread(leader.kill_9)
-                    await load.goes_on(MANY_EVENTS)
-                    await asyncio.to_thread(leader.start)
-                    await asyncio.to_thread(is_whole, hosts, len(nodes))
-            assert nobody_was_sent_away(load)
-            await pronounce(machine, load, halves.port, kills=len(LEADERS), refusals=UNAVAILABLE)
-        finally:
-            machine.clean_up()
-
-
-def leader_of(topic, nodes):
-    """Of its first partition."""
-    admin = AdminClient({"bootstrap.servers": ",".join(node.address for node in nodes)})
-    return nodes[admin.list_topics(topic, timeout=SECONDS).topics[topic].partitions[0].leader - 1]
-
-
-def is_whole(hosts, count):
-    """Until every partition has all its replicas in step again, so that the next loss is the only one."""
-    admin = AdminClient({"bootstrap.servers": hosts})
-    wait_until(
-        lambda: all(
-            len(partition.isrs) == count
-            for topic in admin.list_topics(timeout=SECONDS).topics.values()
-            for partition in topic.partitions.values()
-        ),
-        "not every replica has come back",
-        seconds=SECONDS,
-    )
+        machine = start_machine(f"kafka://{hosts}?replicas=3", nice=BEHIND)
+        halves = Halves(machine)
+        await halves.start("gateway", "worker")
+        load = Load(halves.gateways)
+        async with load.running():
+            await load.overall.until(lambda: load.overall.results)  # by then, all topics are there
+            for topic in LEADERS:
+                await load.goes_on(1 + random.randrange(MANY_EVENTS))
+                leader = await asyncio.to_thread(leader_of, topic, nodes)
+                await asyncio.to_thread(leader.kill_9)
+                await load.goes_on(MANY_EVENTS)
+                await asyncio.to_thread(leader.start)
+                await asyncio.to_thread(whole, nodes)
+        assert nobody_was_sent_away(load)
+        await pronounce(machine, load, halves.port, kills=len(LEADERS), refusals=UNAVAILABLE)
 
 
 # Workers that die

@@ -2,18 +2,23 @@ import secrets
 
 import pytest
 from confluent_kafka.admin import AdminClient
-from servers.found import alone_on, need_kafka
+from servers.found import need_kafka_programs
+from servers.kafka_node import KafkaNode
 
 from queuecast.brokers import Retention
 from queuecast.brokers.kafka import KafkaDriver
 
 
+@pytest.fixture(scope="package")
+def node(tmp_path_factory):
+    with KafkaNode(tmp_path_factory.mktemp("node"), need_kafka_programs()) as node:
+        yield node
+
+
 @pytest.fixture
-def address():
-    """Of a Kafka that this test has to itself: what is ours is there once for all."""
-    address = need_kafka()
-    with alone_on(f"kafka://{address}"):
-        yield address
+def address(node):
+    """Of a Kafka that these tests have to themselves, one after the other."""
+    return node.address
 
 
 @pytest.fixture

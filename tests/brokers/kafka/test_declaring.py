@@ -41,7 +41,7 @@ async def test_an_external_topic_is_taken_as_it_is(open_driver, name, admin):
         ("kafka://", "cannot be understood"),
         ("kafka://host/path", "cannot be understood"),
         ("kafka://host?partitions=many", "partitions=many"),
-        ("kafka://host?protocol=share", "protocol=share"),
+        ("kafka://host?protocol=other", "protocol=other"),
         ("kafka://host?partition=3", "partition"),
     ],
 )

@@ -1,11 +1,15 @@
 """Brokers, connections, members and clients that are lost, or were never there."""
 
 import asyncio
+import gc
 import socket
+import threading
 import time
+import weakref
 
 import pytest
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
 from servers.found import need_kafka_programs
 from servers.kafka_node import KafkaNode
 from servers.ports import free_port
@@ -15,8 +19,11 @@ from queuecast.brokers import Retention
 from queuecast.brokers.folded.driver import Parcel
 from queuecast.brokers.kafka import KafkaDriver
 from queuecast.brokers.kafka import member as member_module
+from queuecast.brokers.kafka import producer as producer_module
+from queuecast.brokers.kafka import tail as tail_module
 from queuecast.brokers.kafka.member import CLAIM, group_of
 from queuecast.brokers.kafka.topics import ANSWER_SECONDS
+from queuecast.cursor import beginning
 from queuecast.errors import BrokerUnavailable, OutcomeUnknown
 
 from .steps import ids, message, parcels, take, trim, until
@@ -97,6 +104,115 @@ async def test_a_client_that_can_do_no_more_is_replaced(make, name, consume):
     assert last > max((end for end in ended if isinstance(end, int)), default=0)
     await driver.put([Parcel(name, message("id"))])
     assert ids(await take(consume(driver, name), 1)) == ["id"]
+
+
+# Clients that fail in a way that nobody knows
+
+
+class Failing:
+    """A client that fails once, when it has been polled and `is_due` is set."""
+
+    is_due = False
+
+    def poll(self, *arguments):
+        polled = super().poll(*arguments)
+        if self.is_due:
+            self.is_due = False
+            raise RuntimeError("the client has failed")
+        return polled
+
+
+async def test_readers_of_a_client_that_fails_are_told_and_the_next_one_gets_another(make, name, monkeypatch, caplog):
+    class FailingConsumer(Failing, Consumer):
+        pass
+
+    monkeypatch.setattr(tail_module, "Consumer", FailingConsumer)
+    driver = await make()
+    await driver.append(name, [b"first"])
+    start = beginning(None, 0)
+    pages = driver.read(name, start)
+    while not (await anext(pages)).entries:
+        pass
+    for tail in driver._tails._tails:
+        tail._consumer.is_due = True
+    with pytest.raises(BrokerUnavailable, match="the client has failed"):
+        await anext(pages)
+    assert "RuntimeError: the client has failed" in caplog.text
+    await driver.append(name, [b"second"])
+    read = []
+    async for page in driver.read(name, start):
+        read += [entry.body for entry in page.entries]
+        if len(read) == 2:
+            break
+    assert read == [b"first", b"second"]
+
+
+async def test_a_producer_that_fails_is_replaced_and_what_was_under_way_is_told(make, name, monkeypatch, caplog):
+    class FailingProducer(Failing, Producer):
+        pass
+
+    monkeypatch.setattr(producer_module, "Client", FailingProducer)
+    driver = await make()
+    first = driver._producer._client
+    first.is_due = True
+    with pytest.raises(OutcomeUnknown, match="the client has failed"):
+        await driver.append(name, [b"under way"])
+    assert "RuntimeError: the client has failed" in caplog.text
+    assert await driver.append(name, [b"again"]) > 0
+    assert driver._producer._client is not first
+
+
+async def test_a_member_that_fails_takes_again(make, name, consume, monkeypatch):
+    class FailingConsumer(Failing, Consumer):
+        pass
+
+    monkeypatch.setattr(member_module, "Consumer", FailingConsumer)
+    driver = await make()
+    intake = consume(driver, name)
+    await driver.put(parcels(name, "a"))
+    await take(intake, 1)
+    driver._members[name]._consumer.is_due = True
+    await driver.put(parcels(name, "b"))
+    assert ids(await take(intake, 2)) == ["a", "b"]
+
+
+# Closing
+
+
+async def test_closing_leaves_no_client_to_the_garbage_collector(open_driver, name):
+    """Which would destroy it on any thread, the event loop's as well, that then waits for the client's threads."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = clients()
+        driver = await open_driver()
+        await driver.declare(name, None)
+        await driver.append(name, [b"{}"])
+        await driver.bounds(name)
+        ended_in = []
+        told = weakref.ref(driver._topics._admin, lambda _: ended_in.append(threading.current_thread()))
+        await driver.close()
+        assert told() is None
+        assert ended_in[0] is not threading.main_thread()
+        assert clients() <= before
+    finally:
+        gc.enable()
+
+
+async def test_opening_in_vain_leaves_none_either(open_at):
+    gc.collect()
+    gc.disable()
+    try:
+        before = clients()
+        with pytest.raises(BrokerUnavailable):
+            await open_at(f"127.0.0.1:{free_port()}")
+        assert clients() <= before
+    finally:
+        gc.enable()
+
+
+def clients():
+    return {id(each) for each in gc.get_objects() if isinstance(each, AdminClient | Producer | Consumer)}
 
 
 # Taking

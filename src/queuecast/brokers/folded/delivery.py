@@ -78,7 +78,7 @@ class FoldedDelivery(Delivery):
     @property
     def is_long(self) -> bool:
         """It is time to hand it over."""
-        return self.lease is None and self._run is not None and is_long(self._taken_at)
+        return self.lease is None and self._run is not None and is_long(self._taken_at, self.handed.hold)
 
     async def hand_over(self) -> None:
         """Settle it behind a lease; see `lease`. Raises `BrokerError`."""

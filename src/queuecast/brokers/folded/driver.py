@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from math import inf
 from typing import Final, NamedTuple
 
 from ...cursor import Cursor
@@ -45,6 +46,8 @@ class Handed(ABC):
     """Somebody may have been handed it before. False only where that is certain."""
     at: float
     """When it arrived here, in monotonic seconds."""
+    hold: float = inf
+    """Seconds for which it can be held unsettled where that is less than usual: then it is settled behind a lease."""
 
     @property
     @abstractmethod

@@ -30,9 +30,9 @@ RENEW_SECONDS: Final = 300.0
 """Seconds between two renewals: two may fail."""
 
 
-def is_long(taken_at: float) -> bool:
-    """Whether it is time to hand over what was taken then, by the monotonic clock."""
-    return time.monotonic() >= taken_at + HAND_OVER
+def is_long(taken_at: float, hold: float) -> bool:
+    """Whether it is time to hand over what was taken then, by the monotonic clock, and can be held so long."""
+    return time.monotonic() >= taken_at + min(HAND_OVER, hold)
 
 
 class Lease:

@@ -15,7 +15,7 @@ PARTITIONS: Final = 12
 SESSION_SECONDS: Final = 6.0
 """Seconds of silence after which a worker's tasks go to others. The least that a broker allows by default."""
 
-PROTOCOLS: Final = ("classic", "consumer")
+PROTOCOLS: Final = ("classic", "consumer", "share")
 
 
 class Address(NamedTuple):
@@ -26,7 +26,7 @@ class Address(NamedTuple):
     """Of topics that are made here; -1 leaves it to the broker."""
     session: float
     protocol: str
-    """`consumer` is the group protocol of KIP-848, whose session the broker decides."""
+    """`consumer` is the group protocol of KIP-848, whose session the broker decides, and `share` that of KIP-932."""
 
 
 def parse(url: str) -> Address:
@@ -53,7 +53,7 @@ def parse(url: str) -> Address:
         protocol=given.pop("protocol", "classic"),
     )
     if address.protocol not in PROTOCOLS:
-        raise ConfigurationError(f"protocol={address.protocol}: a group's protocol is {' or '.join(PROTOCOLS)}")
+        raise ConfigurationError(f"protocol={address.protocol}: a group's protocol is one of {', '.join(PROTOCOLS)}")
     if given:
         raise ConfigurationError(f"unknown parameter in the Kafka URL: {', '.join(sorted(given))}")
     return address

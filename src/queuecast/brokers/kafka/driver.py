@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
+import confluent_kafka
 from confluent_kafka import Consumer, KafkaException
 
 from ...cursor import Cursor
@@ -18,7 +19,7 @@ from ..folded.driver import DEAD, Driver, Intake, Page, Parcel
 from ..folded.wire import Message
 from . import address, delays, faults, reader, watermarks
 from .headers import to_kafka
-from .intake import KafkaIntake
+from .intake import KafkaIntake, Source
 from .member import Member
 from .producer import Letter, NoTopic, Producer, Sending
 from .tail import Tails
@@ -35,6 +36,9 @@ MIN_SEGMENT_BYTES: Final = 1 << 20
 MAX_SEGMENT_BYTES: Final = 50_000_000
 """Bytes of a log's segment: an eighth of what is kept, within these. Retention drops whole segments."""
 
+OURS: Final = "_qc."
+"""How topics begin that are neither a queue's nor a foreign program's."""
+
 WATERMARKS: Final = Plan(watermarks.TOPIC, 1, watermarks.SETTINGS)
 
 
@@ -46,7 +50,7 @@ class KafkaDriver(Driver):
         self._retention = retention
         self._names: dict[str, str] = {}
         """The topic of each external queue."""
-        self._members: dict[str, Member] = {}
+        self._members: dict[str, Source] = {}
         self._appended: dict[str, Sending] = {}
         """The newest append to each log."""
         self._mover: delays.Mover | None = None
@@ -57,18 +61,26 @@ class KafkaDriver(Driver):
 
     async def open(self) -> None:
         settings = self._address.settings
+        if self._address.protocol == "share" and not hasattr(confluent_kafka, "ShareConsumer"):
+            raise ConfigurationError("protocol=share needs confluent-kafka 2.15 or newer")
         try:
             Consumer({**settings, **_group(self._address), "group.id": "queuecast"}).close()  # as members will be
             self._topics = Topics(settings, self._address.replicas)
         except KafkaException as error:
             raise ConfigurationError(f"the Kafka URL cannot be used: {faults.why(error)}") from error
-        await self._topics.connect()
+        try:
+            await self._topics.connect()
+        except BaseException:
+            await self._topics.close()
+            raise
         self._producer = Producer(settings)
         self._tails = Tails(settings)
         self._watermarks = Watermarks(self._topics, self._producer, self._tails, self._look_at_watermarks)
         self._watching = asyncio.create_task(reader.watch(self._tails, self._topics), name="queuecast kafka topics")
         try:
-            await self._topics.make([self._log(CONTROL), self._log(DEAD), Plan(delays.TOPIC, delays.LEVELS, KEEPS)])
+            ours = [self._log(CONTROL), self._log(DEAD), Plan(delays.TOPIC, delays.LEVELS, KEEPS)]
+            await self._topics.make(ours)
+            await self._topics.check_permissions(plan.name for plan in ours)
         except BaseException:
             await self.close()
             raise
@@ -85,15 +97,21 @@ class KafkaDriver(Driver):
         members, self._members = self._members, {}
         await asyncio.gather(*(member.close() for member in members.values()))
         await asyncio.gather(self._tails.close(), self._producer.close())
+        await self._topics.close()
 
     async def declare(self, queue: str, external: External | None) -> None:
         name = external.name if external else queue
-        plans = [Plan(name, self._address.partitions, KEEPS), self._log(queue)]
-        if external:
+        tasks, log = Plan(name, self._address.partitions, KEEPS), self._log(queue)
+        if external is None:
+            ours = [tasks, log]
+        else:
             self._names[queue] = name
-            plans.append(Plan(_replies(queue), self._address.partitions, KEEPS))
-        found = await self._topics.make(plans)
-        if name in found and not external:
+            ours = [log, Plan(_replies(queue), self._address.partitions, KEEPS)]
+            if (await self._topics.identities([name]))[name] is None:
+                await self._topics.make([tasks])
+        found = await self._topics.make(ours)
+        await self._topics.check_permissions(plan.name for plan in ours)
+        if name in found:
             await self._topics.check(name)
 
     # Tasks
@@ -166,16 +184,24 @@ class KafkaDriver(Driver):
     def _intake(self, topic: str, concurrency: int) -> KafkaIntake:
         return KafkaIntake(partial(self._join, topic), concurrency)
 
-    def _join(self, topic: str, intake: KafkaIntake) -> Member:
+    def _join(self, topic: str, intake: KafkaIntake) -> Source:
         if self._watching is None:
             raise BrokerUnavailable("the broker is closed")
         if self._mover is None:
             self._mover = delays.Mover(self._producer, KafkaIntake(self._join_delays, delays.AT_ONCE))
         member = self._members.get(topic)
         if member is None:
-            member = self._members[topic] = self._member(topic, lambda _: 0.0)
+            member = self._members[topic] = self._source(topic)
         member.join(intake)
         return member
+
+    def _source(self, topic: str) -> Source:
+        if self._address.protocol != "share" or topic.startswith(OURS):
+            return self._member(topic, lambda _: 0.0)
+        from .sharing import Sharer  # which older clients do not have all for
+
+        on_left = partial(self._members.pop, topic, None)
+        return Sharer(self._address.settings, self._producer, self._topics, topic, on_left)
 
     def _join_delays(self, intake: KafkaIntake) -> Member:
         member = self._members[delays.TOPIC] = self._member(delays.TOPIC, delays.ready_at)
@@ -188,13 +214,14 @@ class KafkaDriver(Driver):
             self._watermarks,
             topic,
             ready,
-            on_left=lambda: self._members.pop(topic, None),
+            on_left=partial(self._members.pop, topic, None),
         )
 
 
 def _group(where: address.Address) -> dict[str, Any]:
     if where.protocol == "consumer":
         return {"group.protocol": "consumer"}
+    # Also of what is ours where tasks are shared: what waits for its time is held for longer than a share group allows.
     session = int(where.session * 1_000)
     return {
         "group.protocol": "classic",

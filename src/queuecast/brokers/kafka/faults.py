@@ -8,6 +8,11 @@ from confluent_kafka import KafkaError, KafkaException
 
 from ...errors import BrokerUnavailable, ConfigurationError, QueuecastError
 
+ACLS: Final = (
+    "this user of Kafka needs ACLs to create, describe, read, write and trim (Delete) the topics of its queues and"
+    " those that begin with _qc., and to read the groups that begin with queuecast"
+)
+
 _REFUSED: Final = frozenset(
     {
         KafkaError._AUTHENTICATION,
@@ -24,6 +29,13 @@ _FORBIDDEN: Final = frozenset(
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     }
 )
+
+_WHAT_HELPS: Final = {
+    **dict.fromkeys(_REFUSED, "Kafka refuses this user or password: check the URL."),
+    **dict.fromkeys(_FORBIDDEN, f"{ACLS}."),
+    KafkaError._SSL: "no TLS with Kafka: check ssl.ca.location and security.protocol in the URL.",
+}
+"""Errors that trying again does not mend."""
 
 _NO_TOPIC: Final = frozenset(
     {
@@ -45,6 +57,7 @@ _MOVING: Final = frozenset(
         KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.OFFSET_NOT_AVAILABLE,
         KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.NOT_CONTROLLER,
         KafkaError.REQUEST_TIMED_OUT,
         KafkaError._TIMED_OUT,
         KafkaError._TRANSPORT,
@@ -62,13 +75,22 @@ def is_refusal(error: KafkaError) -> bool:
     return error.code() in _REFUSED
 
 
+def is_forbidden(error: KafkaError) -> bool:
+    """This user may not do it."""
+    return error.code() in _FORBIDDEN
+
+
+def forbidden(what: str) -> ConfigurationError:
+    return ConfigurationError(f"{ACLS}. It may not {what}")
+
+
 def is_no_topic(error: KafkaError | None) -> bool:
     """It is about a topic that is not there, or not any more."""
     return error is not None and error.code() in _NO_TOPIC
 
 
 def is_moving(error: KafkaError | None) -> bool:
-    """A partition may get another leader, or its first one: somebody knows it soon."""
+    """A partition may get another leader, or its first one, or the cluster a controller: somebody knows it soon."""
     return error is not None and error.code() in _MOVING
 
 
@@ -80,21 +102,13 @@ def why(error: KafkaError | BaseException | None) -> QueuecastError:
     """`ConfigurationError` where trying again cannot help, else `BrokerUnavailable`."""
     if isinstance(error, QueuecastError):
         return error
-    if isinstance(error, BaseException):
-        said = error_in(error)
-        if said is None:
-            return BrokerUnavailable(f"Kafka: {error}" if str(error) else "Kafka does not answer")
-        error = said
-    if error is None:
-        return BrokerUnavailable("Kafka does not answer")
-    if error.code() in _REFUSED:
-        return ConfigurationError(f"Kafka refuses this user or password: check the URL. It says: {error.str()}")
-    if error.code() in _FORBIDDEN:
-        return ConfigurationError(
-            "this user of Kafka needs ACLs to create, describe, read, write and trim the topics of its queues and those"
-            f" that begin with _qc., and to read the groups queuecast.*. Kafka says: {error.str()}"
-        )
-    return BrokerUnavailable(f"Kafka: {error.str()}")
+    said = error_in(error) if isinstance(error, BaseException) else error
+    if said is None:
+        return BrokerUnavailable(f"Kafka: {error}" if error is not None and str(error) else "Kafka does not answer")
+    helps = _WHAT_HELPS.get(said.code())
+    if helps is None:
+        return BrokerUnavailable(f"Kafka: {said.str()}")
+    return ConfigurationError(f"{helps} Kafka says: {said.str()}")
 
 
 def unavailable(error: KafkaError | BaseException | None) -> BrokerUnavailable:

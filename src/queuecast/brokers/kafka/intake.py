@@ -6,25 +6,36 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from ...errors import BrokerUnavailable
 from ..folded.driver import Handed, Intake
-from .share import Record, Share
+from ..folded.wire import Message
 
-if TYPE_CHECKING:
-    from .member import Member
+
+class Source(Protocol):
+    """This process as a member of a group."""
+
+    def join(self, intake: KafkaIntake) -> None: ...
+
+    async def leave(self, intake: KafkaIntake) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def settle(self, handed: KafkaHanded) -> None: ...
+
+    def give_back(self, handed: KafkaHanded) -> None: ...
 
 
 class KafkaHanded(Handed):
-    def __init__(self, intake: KafkaIntake, member: Member, share: Share, record: Record) -> None:
-        self.message = record.message
-        self.again = record.again
+    def __init__(self, intake: KafkaIntake, source: Source, message: Message, again: bool, origin: Any) -> None:
+        self.message = message
+        self.again = again
         self.at = time.monotonic()
-        self.share = share
-        self.record = record
+        self.origin = origin
+        """What its source knows it by."""
         self._intake = intake
-        self._member = member
+        self._source = source
 
     @property
     def is_held(self) -> bool:
@@ -32,11 +43,11 @@ class KafkaHanded(Handed):
 
     def settle(self) -> None:
         if self._intake.forget(self):
-            self._member.settle(self)
+            self._source.settle(self)
 
     def give_back(self) -> None:
         if self._intake.forget(self):
-            self._member.give_back(self)
+            self._source.give_back(self)
 
     def lose(self) -> None:
         """Its partition is another's now."""
@@ -47,10 +58,10 @@ class KafkaHanded(Handed):
 class KafkaIntake(Intake):
     """Joins its process's member of a group when it is first asked for something."""
 
-    def __init__(self, join: Callable[[KafkaIntake], Member], concurrency: int) -> None:
+    def __init__(self, join: Callable[[KafkaIntake], Source], concurrency: int) -> None:
         self._join = join
         self._concurrency = concurrency
-        self._member: Member | None = None
+        self._source: Source | None = None
         self._arrived: deque[KafkaHanded] = deque()
         self._unsettled: set[KafkaHanded] = set()
         self._is_stopped = False
@@ -62,8 +73,8 @@ class KafkaIntake(Intake):
         return not self._is_stopped and self._ended is None and len(self._unsettled) < self._concurrency
 
     async def __anext__(self) -> Handed:
-        if self._member is None and not self._is_stopped:
-            self._member = self._join(self)
+        if self._source is None and not self._is_stopped:
+            self._source = self._join(self)
         while not self._arrived:
             if self._is_stopped:
                 raise StopAsyncIteration
@@ -84,8 +95,8 @@ class KafkaIntake(Intake):
         self.stop()
         for handed in tuple(self._unsettled):
             handed.give_back()
-        if self._member is not None:
-            await self._member.leave(self)
+        if self._source is not None:
+            await self._source.leave(self)
 
     def arrive(self, handed: KafkaHanded) -> None:
         self._unsettled.add(handed)

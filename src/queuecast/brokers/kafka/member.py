@@ -11,11 +11,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent import futures
 from contextlib import suppress
 from functools import partial
 from math import inf
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
@@ -52,6 +53,12 @@ KEEP_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 10.0
 """Seconds for the group's coordinator to answer."""
 
+LOOK_UP_SECONDS: Final = 40.0
+"""Seconds to find what was kept of partitions: about as long as a cluster may take to find itself again."""
+
+CLOSING_SECONDS: Final = 0.2
+"""How often a thread that waits for the event loop looks whether all is over."""
+
 LOW_SECONDS: Final = 1.0
 """Seconds for the leader of a partition to tell where it begins."""
 
@@ -61,10 +68,19 @@ AGAIN_SECONDS: Final = 1.0
 BUFFER_KB: Final = 4_096
 """Kilobytes that a client fetches ahead of what was taken from it."""
 
+T = TypeVar("T")
+
 Partitions: TypeAlias = list[TopicPartition]
 
 Ready = Callable[[Message], float]
 """The POSIX time at which a message is to be handed out; 0 for at once."""
+
+
+class _Place(NamedTuple):
+    """Where something that was handed out came from."""
+
+    share: Share
+    record: Record
 
 
 class Member:
@@ -141,16 +157,18 @@ class Member:
         await self._keep()
 
     def settle(self, handed: KafkaHanded) -> None:
+        share, record = handed.origin
         with self._lock:
-            if not handed.share.is_gone:
-                handed.share.settle(handed.record.offset)
+            if not share.is_gone:
+                share.settle(record.offset)
                 self._lock.notify_all()
         self._deal()
 
     def give_back(self, handed: KafkaHanded) -> None:
+        share, record = handed.origin
         with self._lock:
-            if not handed.share.is_gone:
-                handed.share.give_back(handed.record)
+            if not share.is_gone:
+                share.give_back(record)
                 self._lock.notify_all()
         # Not at once: whoever gives back in order to stop is to have stopped by then.
         self._loop.call_soon(self._deal)
@@ -166,7 +184,7 @@ class Member:
                     self._look_again_at(ready)
                     break
                 record = share.pop()
-                handed = KafkaHanded(intake, self, share, record)
+                handed = KafkaHanded(intake, self, record.message, record.again, _Place(share, record))
                 share.held[record.offset] = handed
                 intake.arrive(handed)
 
@@ -264,6 +282,8 @@ class Member:
         arrived: dict[int, list[KafkaMessage]] = {}
         for message in messages:
             if (error := message.error()) is not None:
+                if faults.is_forbidden(error):
+                    raise KafkaException(error)  # which is told with what to do
                 logger.warning("a consumer of %s is told: %s", self._topic, error.str())
             else:
                 arrived.setdefault(message.partition() or 0, []).append(message)
@@ -376,10 +396,15 @@ class Member:
             known = partition.offset >= 0
             found[partition.partition] = Commit(partition.offset, partition.metadata or "") if known else None
         if None in found.values():
-            looking = asyncio.run_coroutine_threadsafe(self._watermarks.of(self._topic), self._loop)
-            kept = looking.result(ANSWER_SECONDS)
+            kept = self._look_up()
             found = {number: commit or kept.get(number) for number, commit in found.items()}
         return found
+
+    def _look_up(self) -> dict[int, Commit]:
+        """What was kept of partitions that the group knows nothing of. To give it up is to leave the group, and to let
+        all its members move their partitions once more.
+        """
+        return in_loop(self._loop, self._watermarks.of(self._topic), LOOK_UP_SECONDS, lambda: self._closing)
 
     def _revoked(self, consumer: Consumer, partitions: Partitions) -> None:
         with self._lock:
@@ -409,6 +434,20 @@ class Member:
     def _call(self, function: Callable[..., object], *arguments: Any) -> None:
         with suppress(RuntimeError):  # The event loop has ended, and everybody in it.
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def in_loop(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], seconds: float, is_over: Callable[[], bool]
+) -> T:
+    """What it gives, for a thread that waits for it so long, or until all is over. Raises `BrokerUnavailable`, too."""
+    working = asyncio.run_coroutine_threadsafe(work, loop)
+    until = time.monotonic() + seconds
+    while not working.done():
+        if is_over() or time.monotonic() > until:
+            working.cancel()
+            raise BrokerUnavailable("Kafka does not answer")
+        futures.wait([working], CLOSING_SECONDS)
+    return working.result()
 
 
 def group_of(topic: str) -> str:

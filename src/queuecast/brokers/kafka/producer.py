@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -28,6 +30,9 @@ POLL_SECONDS: Final = 0.1
 
 NAMED_SECONDS: Final = 5.0
 """Seconds for which a topic that the cluster does not know is asked for again, as it may just have been made."""
+
+AGAIN_SECONDS: Final = 0.5
+"""Seconds before a client that has failed is replaced: for what every new one of them might meet."""
 
 LINGER_MS: Final = 0.5
 """Milliseconds that a record waits for others: without it, tasks spread over partitions travel nearly one by one."""
@@ -125,7 +130,9 @@ class Producer:
     def send(self, letters: Sequence[Letter]) -> Sending:
         """In the order of the calls, for each partition. Fails with `BrokerError`."""
         sending = Sending(len(letters))
-        if letters:
+        if self._closing:
+            sending.give_up(BrokerUnavailable("the broker is closed"))
+        elif letters:
             self._under_way.add(sending)
             sending.done.add_done_callback(lambda _: self._under_way.discard(sending))
             self._waiting.extend((sending, letter) for letter in letters)
@@ -152,12 +159,15 @@ class Producer:
         """Let go, and give up what is not confirmed."""
         self._closing = True
         await asyncio.to_thread(self._thread.join)
+        self._give_up(OutcomeUnknown("the broker was closed before Kafka had confirmed"))
+
+    def _give_up(self, reason: OutcomeUnknown) -> None:
         for sending in tuple(self._under_way):
-            sending.give_up(OutcomeUnknown("the broker was closed before Kafka had confirmed"))
+            sending.give_up(reason)
 
     def _go_on(self) -> None:
         """Hand over what there is room for."""
-        while self._waiting:
+        while self._waiting and not self._closing:
             sending, (topic, value, headers, key, partition) = self._waiting[0]
             try:
                 self._client.produce(
@@ -178,12 +188,23 @@ class Producer:
 
     def _run(self) -> None:
         while not self._closing:
-            self._client.poll(POLL_SECONDS)
-            if self._is_broken:
-                self._replace_client()
-            if self._reports:
-                reports, self._reports = self._reports, []
-                self._loop.call_soon_threadsafe(self._take, reports)
+            try:
+                self._report()
+            except Exception as error:  # whatever it is: without this thread nothing would be confirmed ever again
+                logger.exception("the producer has failed and is replaced")
+                self._is_broken = True
+                self._call(self._give_up, OutcomeUnknown(f"it may have been taken: {faults.why(error)}"))
+                time.sleep(AGAIN_SECONDS)
+        self._client.purge()
+        del self._client  # Here, as it waits for threads of its own; the garbage collector would let anybody wait.
+
+    def _report(self) -> None:
+        if self._is_broken:
+            self._replace_client()
+        self._client.poll(POLL_SECONDS)
+        if self._reports:
+            reports, self._reports = self._reports, []
+            self._call(self._take, reports)
 
     def _reported(self, sending: Sending, error: KafkaError | None, message: Message) -> None:
         self._reports.append(_Report(sending, error, message.offset() or 0))
@@ -200,6 +221,10 @@ class Producer:
         old.purge()
         while len(old) and not self._closing:
             old.flush(POLL_SECONDS)
+
+    def _call(self, function: Callable[..., object], *arguments: Any) -> None:
+        with suppress(RuntimeError):  # The event loop has ended, and everybody in it.
+            self._loop.call_soon_threadsafe(function, *arguments)
 
     # In the event loop again
 

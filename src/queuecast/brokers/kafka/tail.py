@@ -120,14 +120,21 @@ class Tails:
         """Read from the record with this offset of Kafka's on. Raises `BrokerUnavailable`."""
         self._let_go()
         for tail in self._tails:
-            if topic not in tail.feeds:
+            if tail.can_take(topic):
                 return tail.join(topic, offset, identity)
-        self._tails.append(tail := Tail(self._settings))
+        try:
+            tail = Tail(self._settings)
+        except KafkaException as error:
+            raise faults.unavailable(error) from error
+        self._tails.append(tail)
         return tail.join(topic, offset, identity)
 
     def _let_go(self) -> None:
         idle = [tail for tail in self._tails if not tail.feeds]
-        for tail in idle[IDLE:]:
+        spare = [tail for tail in idle if not tail.has_failed][:IDLE]
+        for tail in idle:
+            if tail in spare:
+                continue
             self._tails.remove(tail)
             ending = asyncio.ensure_future(tail.close())
             self._ending.add(ending)
@@ -150,9 +157,14 @@ class Tail:
         self._orders: deque[Callable[[], object]] = deque()
         self._assigned: dict[str, Feed] = {}
         """What the consumer reads: the feeds, as the thread has got to know of them."""
+        self.has_failed = False
+        """Its thread has ended, and nothing will come of it any more."""
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="queuecast kafka tail", daemon=True)
         self._thread.start()
+
+    def can_take(self, topic: str) -> bool:
+        return not self.has_failed and topic not in self.feeds
 
     def join(self, topic: str, offset: int, identity: str) -> Feed:
         feed = self.feeds[topic] = Feed(self, topic, identity)
@@ -174,9 +186,24 @@ class Tail:
         self._closing = True
         await asyncio.to_thread(self._thread.join)
 
+    def _fail_all(self, reason: BrokerUnavailable) -> None:
+        self.has_failed = True
+        for feed in self.feeds.values():
+            feed.fail(reason)
+
     # In the thread
 
     def _run(self) -> None:
+        try:
+            self._read()
+        except Exception as error:  # whatever it is: without this thread its readers would wait for ever
+            logger.exception("a consumer of logs has failed; whoever read by it goes on with another one")
+            self._call(self._fail_all, faults.unavailable(error))
+        finally:
+            with suppress(KafkaException, RuntimeError):
+                self._consumer.close()
+
+    def _read(self) -> None:
         while not self._closing:
             while self._orders:
                 with suppress(KafkaException):  # It was to be paused, or resumed, when it was left already.
@@ -185,7 +212,6 @@ class Tail:
             if first is not None:
                 # Not all at once: `consume` waits for as many as it was asked for.
                 self._sort([first, *self._consumer.consume(BATCH, 0)])
-        self._consumer.close()
 
     def _assign(self, feed: Feed, offset: int) -> None:
         try:
