@@ -1,7 +1,7 @@
 """A real Chromium for tests, driven by Playwright: the system's own, because none is downloaded.
 
-`from browser import chromium, page` in a test module, and take `page` as a parameter. Such tests are plain functions:
-Playwright's synchronous calls run an event loop of their own.
+`from browser import chromium, page` in a test module, and take `page` as a parameter. Such tests are plain functions,
+in modules without others: Playwright's synchronous calls run an event loop of their own until the module's end.
 """
 
 import os

@@ -83,7 +83,7 @@ WANT_SERVERS = {
         "brokers/rabbitmq/",
         "brokers/test_rabbitmq.py",
         "servers/",
-        "system/test_classic.py",
+        "system/test_classic",
         "system/test_long_tasks.py",
         "system/test_server_faults.py",
     ),

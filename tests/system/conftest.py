@@ -7,6 +7,7 @@ from servers.clean import cleaned, cleaned_kafka
 from servers.found import alone_on, need_kafka_programs, need_rabbitmq
 from servers.kafka_node import KafkaNode
 
+from . import classic as examples
 from .processes import Machine
 from .test_browser import QUEUES as QUEUES_OF_THE_DEMO
 from .workload import QUEUES
@@ -47,3 +48,11 @@ def machine(request, tmp_path):
         machine = Machine(tmp_path, broker)
         yield machine
         machine.clean_up()
+
+
+@pytest.fixture
+def classic(rabbitmq, tmp_path):
+    """A RabbitMQ of each version, with plain programs beside ours."""
+    machine = examples.Classic(tmp_path, cleaned(rabbitmq, examples.QUEUES))
+    yield machine
+    machine.clean_up()

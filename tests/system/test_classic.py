@@ -6,12 +6,10 @@ import random
 from contextlib import asynccontextmanager, suppress
 
 import pytest
-from browser import chromium, page  # noqa: F401 - fixtures
-from servers.clean import cleaned
 from servers.ports import free_port
 
 from .checker import by_task, flaws_of_stream, flaws_of_task
-from .classic import QUEUES, Classic, Plain
+from .classic import Plain
 from .client import PAUSE_SECONDS, Gateways, Reader, request, whole_log
 
 ORDER = json.dumps({"prices": [19.5, 3.5]}).encode()
@@ -24,13 +22,6 @@ IN_FLIGHT = 10
 
 LONG = 600
 """Seconds of work whose worker does not live to see its end."""
-
-
-@pytest.fixture
-def classic(rabbitmq, tmp_path):
-    machine = Classic(tmp_path, cleaned(rabbitmq, QUEUES))
-    yield machine
-    machine.clean_up()
 
 
 @asynccontextmanager
@@ -350,44 +341,3 @@ async def test_what_cannot_be_run_goes_to_the_dead_letters_with_its_reason(class
             assert (await result_of(reader, f"after-{id}"))["result"] == 23.0
         assert worker.stop() == 0
         assert plain.waiting("orders") == 0
-
-
-# The page
-
-
-def shown(page, words):  # noqa: F811
-    return page.locator("#tasks output", has_text=f'{{"words":{words}}}')
-
-
-def submit_in(page, text):  # noqa: F811
-    page.get_by_label("Text").fill(text)
-    page.get_by_role("button", name="Submit").click()
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("program", ["server", "server_own_route"])
-def test_the_page_shows_each_result_while_its_server_is_killed(classic, page, program):  # noqa: F811
-    port = free_port()
-    server = classic.server(port, program).ready()
-    classic.plain("worker")
-    page.goto(f"http://127.0.0.1:{port}")
-    submit_in(page, "one two three")
-    shown(page, 3).wait_for()
-    server.kill()
-    classic.server(port, program).ready()
-    submit_in(page, "four five")
-    shown(page, 2).wait_for()
-    assert page.locator("#tasks li").count() == 2
-    page.reload()
-    shown(page, 2).wait_for()
-    shown(page, 3).wait_for()
-    assert page.locator("#tasks li").count() == 2
-
-
-@pytest.mark.browser
-def test_the_page_logs_a_type_that_it_does_not_know(classic, page):  # noqa: F811
-    port = free_port()
-    classic.server(port).ready()
-    page.goto(f"http://127.0.0.1:{port}")
-    with page.expect_console_message(lambda message: message.text == "unknown type: news"):
-        page.evaluate("""stream.onmessage({ data: '{"type": "news"}' })""")
