@@ -219,3 +219,6 @@ def test_version_and_help(tmp_path):
     for words in ([], ["submit"], ["watch"]):
         help = " ".join(cli(*words, "--help", folder=tmp_path).stdout.split())
         assert "Exit codes: 0 succeeded, 1 the task failed" in help
+    for words in (["gateway"], ["run"]):
+        help = " ".join(cli(*words, "--help", folder=tmp_path).stdout.split())
+        assert "Gateway processes that share the port." in help

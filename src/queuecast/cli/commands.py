@@ -32,7 +32,7 @@ Target = Annotated[str, Argument(metavar="MODULE:QC", help="The application: a m
 Broker = Annotated[str | None, Option(help="The broker's URL; beats the one that the program names.")]
 Host = Annotated[str | None, Option(help="The address to listen on.  [default: 127.0.0.1]")]
 Port = Annotated[int | None, Option(help="The port to listen on.  [default: 8765]")]
-Workers = Annotated[int | None, Option(help="RemoteGateway processes that share the port.  [default: 1]")]
+Workers = Annotated[int | None, Option(help="Gateway processes that share the port.  [default: 1]")]
 Insecure = Annotated[bool | None, Option("--insecure", help="Listen beyond this machine without a login.")]
 Queues = Annotated[list[str] | None, Option("--queue", help="Serve only this queue; may be repeated.")]
 Concurrency = Annotated[int | None, Option(help="Tasks of one queue to run at once.  [default: 20]")]
