@@ -276,3 +276,13 @@ def test_with_a_login_of_its_own_an_application_may_listen_anywhere(tmp_path):
         gateway.until("listening")
         answer = cli("queues", "--url", url_of(port), folder=tmp_path)
         assert (answer.returncode, answer.stderr) == (2, "error: log in first\n")
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "kafka"])
+def test_a_broker_that_nobody_runs_is_told_with_what_to_do(tmp_path, scheme):
+    answer = cli("gateway", "--broker", f"{scheme}://127.0.0.1:{free_port()}", "--port", free_port(), folder=tmp_path)
+    assert answer.returncode == 4
+    error, what_to_do = answer.stderr.splitlines()[-2:]
+    assert error.startswith("error: ")
+    assert what_to_do == "Is the broker running? Start it, or choose another with --broker or QUEUECAST_BROKER."
+    assert "%3|" not in answer.stderr, "what Kafka's client would say by itself"

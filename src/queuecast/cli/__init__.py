@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ..errors import ConfigurationError, QueuecastError
+from ..errors import BrokerUnavailable, ConfigurationError, QueuecastError
 
 
 def main() -> None:
@@ -18,6 +18,8 @@ def main() -> None:
         commands(prog_name="queuecast")
     except QueuecastError as error:
         say(f"error: {error}")
+        if isinstance(error, BrokerUnavailable):
+            say("Is the broker running? Start it, or choose another with --broker or QUEUECAST_BROKER.")
         sys.exit(exit_of(error))
 
 

@@ -64,7 +64,8 @@ class KafkaDriver(Driver):
         if self._address.protocol == "share" and not hasattr(confluent_kafka, "ShareConsumer"):
             raise ConfigurationError("protocol=share needs confluent-kafka 2.15 or newer")
         try:
-            Consumer({**settings, **_group(self._address), "group.id": "queuecast"}).close()  # as members will be
+            # As members will be. What it says of connections is said by those that are waited for.
+            Consumer({**settings, **_group(self._address), "group.id": "queuecast", "log_level": 0}).close()
             self._topics = Topics(settings, self._address.replicas)
         except KafkaException as error:
             raise ConfigurationError(f"the Kafka URL cannot be used: {faults.why(error)}") from error
