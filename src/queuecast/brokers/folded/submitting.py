@@ -98,7 +98,7 @@ class Submitting:
 
     async def _add(self, tasks: list[Task]) -> dict[str, Receipt]:
         """They are new, as far as this process can know."""
-        places = {queue: self._known_place(queue) or await self._place(queue) for queue in {t.queue for t in tasks}}
+        places = {queue: await self._place(queue) for queue in {task.queue for task in tasks}}
         await self._driver.put([self._parcel(task) for task in tasks])
         try:
             return await self._tell(tasks, places)
@@ -165,14 +165,7 @@ class Submitting:
             # One question for all who submit meanwhile: the server answers it in milliseconds, not microseconds.
             place = self._places[queue] = _Place(asyncio.ensure_future(self._driver.recent(queue)), now)
             place.cursor.add_done_callback(partial(self._forget_failed, queue, place))
-        return await asyncio.shield(place.cursor)
-
-    def _known_place(self, queue: str) -> Cursor | None:
-        """The same, where nobody has to be asked."""
-        place = self._places.get(queue)
-        if place is None or not place.cursor.done() or place.asked_at < time.monotonic() - PLACE_SECONDS:
-            return None
-        return None if self._followed(queue) else place.cursor.result()
+        return place.cursor.result() if place.cursor.done() else await asyncio.shield(place.cursor)
 
     def _forget_failed(self, queue: str, place: _Place, answer: asyncio.Future[Cursor]) -> None:
         if (answer.cancelled() or answer.exception() is not None) and self._places.get(queue) is place:
