@@ -4,27 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from ...errors import BrokerUnavailable
 from ..folded.driver import Handed, Intake
 from ..folded.wire import Message
 
 
-class Source(Protocol):
-    """This process as a member of a group."""
+class Source(ABC):
+    """This process as a member of a group. `on_left` is called when the last intake has left: it is closed then."""
 
-    def join(self, intake: KafkaIntake) -> None: ...
+    def __init__(self, on_left: Callable[[], object]) -> None:
+        self._on_left = on_left
+        self._intakes: list[KafkaIntake] = []
 
-    async def leave(self, intake: KafkaIntake) -> None: ...
+    def join(self, intake: KafkaIntake) -> None:
+        self._intakes.append(intake)
+        self._deal()
 
-    async def close(self) -> None: ...
+    async def leave(self, intake: KafkaIntake) -> None:
+        if intake in self._intakes:
+            self._intakes.remove(intake)
+            if not self._intakes:
+                self._on_left()
+                await self.close()
 
+    async def close(self) -> None:
+        """Give back what is held, and leave the group."""
+        for intake in self._intakes:
+            intake.end(BrokerUnavailable("the broker is closed"))
+        await self._leave_group()
+
+    @abstractmethod
     def settle(self, handed: KafkaHanded) -> None: ...
 
+    @abstractmethod
     def give_back(self, handed: KafkaHanded) -> None: ...
+
+    @abstractmethod
+    def _deal(self) -> None:
+        """Hand out what there is room for."""
+
+    @abstractmethod
+    async def _leave_group(self) -> None:
+        """With nothing held any more."""
 
 
 class KafkaHanded(Handed):

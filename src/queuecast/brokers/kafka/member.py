@@ -26,7 +26,7 @@ from ..folded.wire import AGAIN, Message
 from . import faults
 from .finished import Finished, Told, read
 from .headers import from_kafka
-from .intake import KafkaHanded, KafkaIntake
+from .intake import KafkaHanded, KafkaIntake, Source
 from .share import Record, Share
 from .watermarks import Commit, Watermarks
 
@@ -83,8 +83,8 @@ class _Place(NamedTuple):
     record: Record
 
 
-class Member:
-    """Belongs to one event loop. `on_left` is called when the last intake has left: it is closed then."""
+class Member(Source):
+    """Belongs to one event loop."""
 
     def __init__(
         self,
@@ -94,6 +94,7 @@ class Member:
         ready: Ready,
         on_left: Callable[[], object],
     ) -> None:
+        super().__init__(on_left)
         self._settings = {
             **settings,
             "group.id": group_of(topic),
@@ -110,11 +111,9 @@ class Member:
         self._watermarks = watermarks
         self._topic = topic
         self._ready = ready
-        self._on_left = on_left
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Condition(threading.RLock())
         self._shares: dict[int, Share] = {}
-        self._intakes: list[KafkaIntake] = []
         self._timer: asyncio.TimerHandle | None = None
         self._consumer: Consumer | None = None
         self._failure: Exception | None = None
@@ -131,21 +130,7 @@ class Member:
 
     # Those who take
 
-    def join(self, intake: KafkaIntake) -> None:
-        self._intakes.append(intake)
-        self._deal()
-
-    async def leave(self, intake: KafkaIntake) -> None:
-        if intake in self._intakes:
-            self._intakes.remove(intake)
-            if not self._intakes:
-                self._on_left()
-                await self.close()
-
-    async def close(self) -> None:
-        """Give back what is held, and leave the group."""
-        for intake in self._intakes:
-            intake.end(BrokerUnavailable("the broker is closed"))
+    async def _leave_group(self) -> None:
         with self._lock:
             for share in self._shares.values():
                 share.held.clear()

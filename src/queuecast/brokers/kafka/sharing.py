@@ -19,11 +19,11 @@ from typing import Any, Final
 from confluent_kafka import AcknowledgeType, IllegalStateException, KafkaException, ShareConsumer
 from confluent_kafka import Message as KafkaMessage
 
-from ...errors import BrokerError, BrokerUnavailable, QueuecastError
+from ...errors import BrokerError, QueuecastError
 from ..folded.wire import AGAIN
 from . import faults
 from .headers import from_kafka
-from .intake import KafkaHanded, KafkaIntake
+from .intake import KafkaHanded, Source
 from .member import AGAIN_SECONDS, in_loop
 from .producer import Letter, Producer
 from .topics import Topics
@@ -58,8 +58,8 @@ GROUP_SETTINGS: Final = {
 """Of every share group; whoever joins it must be allowed to make them so (AlterConfigs)."""
 
 
-class Sharer:
-    """Belongs to one event loop. `on_left` is called when the last intake has left: it is closed then.
+class Sharer(Source):
+    """Belongs to one event loop.
 
     The client hands out nothing more before everything of the last time is acknowledged.
     """
@@ -72,6 +72,7 @@ class Sharer:
         topic: str,
         on_left: Callable[[], object],
     ) -> None:
+        super().__init__(on_left)
         self._settings = {
             **settings,
             "group.id": f"{GROUPS}{topic}",
@@ -82,10 +83,8 @@ class Sharer:
         self._producer = producer
         self._topics = topics
         self._topic = topic
-        self._on_left = on_left
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Condition()
-        self._intakes: list[KafkaIntake] = []
         self._waiting: deque[KafkaMessage] = deque()
         self._held: set[KafkaHanded] = set()
         self._done: list[tuple[KafkaMessage, AcknowledgeType]] = []
@@ -99,21 +98,7 @@ class Sharer:
 
     # Those who take
 
-    def join(self, intake: KafkaIntake) -> None:
-        self._intakes.append(intake)
-        self._deal()
-
-    async def leave(self, intake: KafkaIntake) -> None:
-        if intake in self._intakes:
-            self._intakes.remove(intake)
-            if not self._intakes:
-                self._on_left()
-                await self.close()
-
-    async def close(self) -> None:
-        """Give back what is held, and leave the group."""
-        for intake in self._intakes:
-            intake.end(BrokerUnavailable("the broker is closed"))
+    async def _leave_group(self) -> None:
         for task in self._copying:
             task.cancel()
         self._closing = True
